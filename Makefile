@@ -1,0 +1,27 @@
+# `make story` films a story, `make lab` opens the notebooks, `make test` runs everything that can fail.
+PYTHON ?= python3
+STORY ?= data_samples/stories/lost_hat.json
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: story test lab export clean
+
+story: .venv/ready
+	.venv/bin/shotstream story $(STORY) -o out/story.mp4
+	@echo "Open the notebooks with: make lab"
+
+test: .venv/ready
+	.venv/bin/ruff check .
+	.venv/bin/python -m pytest -n 2
+
+lab: .venv/ready
+	.venv/bin/jupyter lab nbs/00_tour.ipynb
+
+export: .venv/ready
+	.venv/bin/nbdev-export && .venv/bin/nbdev-clean
+
+.venv/ready: settings.ini setup.py pyproject.toml constraints.txt tools/install.sh
+	bash tools/install.sh $(PYTHON)
+	touch $@
+
+clean:
+	rm -rf .venv out build dist *.egg-info

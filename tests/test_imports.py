@@ -1,0 +1,38 @@
+"""The house rule: a module imports only modules that stand above it."""
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]/"shotstream"
+ORDER = ("core world render truth video story codec text flow rope context transformer teacher metrics data train recipes pipeline viz learn cli").split()
+ALLOWED = dict(flow={"core"}, rope={"core"}, context={"core"})
+ONLY_HERE = {"viz": {"viz"}, "learn": {"learn"}}   # matplotlib stays out of the library
+
+
+def imports(path):
+    "Modules of the package that a file names, anywhere in it"
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("shotstream."): found.add(node.module.split(".")[1])
+        if isinstance(node, ast.Import): found |= {n.name.split(".")[1] for n in node.names if n.name.startswith("shotstream.")}
+    return found
+
+
+MODULES = sorted(p.stem for p in ROOT.glob("*.py") if not p.stem.startswith("_"))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_only_upwards(name):
+    assert name in ORDER, f"{name} has no place in the order of modules"
+    for other in imports(ROOT/f"{name}.py"):
+        assert ORDER.index(other) < ORDER.index(name), f"{name} must not import {other}"
+        assert other in ALLOWED.get(name, {other}), f"{name} may only import {ALLOWED.get(name)}"
+        assert name == "cli" or other not in ONLY_HERE, f"only notebooks may import {other}"
+
+
+def test_library_runs_without_matplotlib():
+    import subprocess
+    import sys
+    code = "import sys; sys.modules['matplotlib'] = None; import shotstream.pipeline, shotstream.recipes, shotstream.cli"
+    subprocess.run([sys.executable, "-c", code], check=True)
