@@ -162,13 +162,14 @@ def set_statistics(
     vae.latents_mean += z.mean(1)*vae.latents_std
     vae.latents_std *= z.std(1)
 
-# %% ../nbs/04_codec.ipynb #3b9f057a
+# %% ../nbs/04_codec.ipynb #2bfb2281
 def psnr(
     a:Tensor, b:Tensor, # Two videos in [-1, 1]
 )->Tensor:              # Decibels
     "Peak signal to noise ratio: 20 dB is a blur, 30 dB is hard to tell apart"
     return -10*((a - b).div(2).pow(2).mean()).log10()
 
+# %% ../nbs/04_codec.ipynb #1dd4b480
 def edges(
     x:Tensor, # (..., h, w)
 )->tuple:     # Differences to the right and downwards

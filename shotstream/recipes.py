@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['some_clip', 'clips', 'judged_shot', 'train_codec', 'blurred_or_noisy', 'train_judge', 'TextAndVideo', 'without_past',
-           'train_teacher', 'validation_batch', 'validate', 'ship']
+           'train_teacher', 'unshared', 'validation_batch', 'validate', 'ship']
 
 # %% ../nbs/backstage/recipes.ipynb #1531c65a
 import json, random, time
@@ -112,7 +112,7 @@ def train_judge(
     means = run(step, dict(judge=judge), TwoOptimizers(list(judge.parameters()), matrices, lr=2.5e-3, weight_decay=.01), folder, minutes, report, cool=.6)
     if rank == 0: save_file(means["judge"], Path(folder)/"judge.safetensors")
 
-# %% ../nbs/backstage/recipes.ipynb #c6c863ba
+# %% ../nbs/backstage/recipes.ipynb #a6201a00
 class TextAndVideo(nn.Module):
     "The two networks that learn together"
     def __init__(self, tokenizer):
@@ -134,7 +134,7 @@ def train_teacher(
     cache,                 # Folder for latents
     minutes:float=60,      # On two processes; resumes
     base:float=.2,         # Part of the run without context: single shots and stills
-    lr:float=3e-3,
+    lr:float=5e-3,
     only=None,             # Train only parameters whose name contains this, "attn1" for the paper's choice; `None`: everything
 ):
     "Single shots first, then the next shot given the past; new stories are filmed all the while"
@@ -152,7 +152,7 @@ def train_teacher(
     clock = dict(done=0.)
     def step(i):
         nonlocal shard, filming
-        if same_everywhere(filming < .25*(time.time()-start)) and len(latents.stories) < 8000: # a quarter of the time goes into new stories
+        if same_everywhere(filming < .12*(time.time()-start)) and len(latents.stories) < 8000: # an eighth of the time goes into new stories
             began = time.time()
             latents.add(shard)
             shard, filming = shard + world, filming + time.time() - began
@@ -175,14 +175,18 @@ def train_teacher(
     def report(i, averages):
         mean = TextAndVideo(tokenizer)
         mean.load_state_dict(averages["both"].mean)
-        if rank == 0: save_file({k: v.contiguous() for k, v in mean.state_dict().items() if not k.endswith("encoder.embed_tokens.weight")}, Path(folder)/"teacher.safetensors")
         return dict(**validate(mean, tokenizer, check), stories=len(latents.stories))
     def timed(i):
         clock["done"] = same_everywhere((time.time() - start + old)/(60*minutes))
         return step(i)
     state = Path(folder)/"state.pt"
     old = torch.load(state, weights_only=True)["spent"] if state.exists() else 0.
-    run(timed, dict(both=both), TwoOptimizers(trained, matrices, lr=lr, lr_adam=.7*lr, weight_decay=.01), folder, minutes, report, every=150)
+    means = run(timed, dict(both=both), TwoOptimizers(trained, matrices, lr=lr, lr_adam=.4*lr, weight_decay=.01), folder, minutes, report, every=150)
+    if rank == 0: save_file(unshared(means["both"]), Path(folder)/"teacher.safetensors")
+
+def unshared(weights):
+    "umT5 names its word vectors twice; a file holds them once"
+    return {k: v.contiguous() for k, v in weights.items() if not k.endswith("encoder.embed_tokens.weight")}
 
 # %% ../nbs/backstage/recipes.ipynb #4cc3018b
 @torch.no_grad()

@@ -22,7 +22,7 @@ def toy_transformer(
     return ShotTransformer(num_attention_heads=5, attention_head_dim=32, in_channels=latent_channels, out_channels=latent_channels,
                            text_dim=text_dim, freq_dim=64, ffn_dim=480, num_layers=6)
 
-# %% ../nbs/12_teacher.ipynb #2af59ee0
+# %% ../nbs/12_teacher.ipynb #08e55264
 def join_context(
     context:Tensor,  # (b, c, z, h, w) clean latents of earlier shots
     target:Tensor,   # (b, f, z, h, w) noisy latents of the new shot
@@ -30,6 +30,7 @@ def join_context(
     "Frame concat: the past and the present on one time axis (§4.1, eq. 3)"
     return torch.cat([context, target], 1).transpose(1, 2)
 
+# %% ../nbs/12_teacher.ipynb #a07c21e3
 def teacher_velocity(
     model:ShotTransformer,
     context:Tensor,   # (b, c, z, h, w) clean
@@ -42,7 +43,7 @@ def teacher_velocity(
     v = model(join_context(context, target), None, text, table=table, phi=phi).sample
     return v.transpose(1, 2)[:, context.shape[1]:]
 
-# %% ../nbs/12_teacher.ipynb #20b90a75
+# %% ../nbs/12_teacher.ipynb #51f1863e
 def teacher_loss(
     model:ShotTransformer,
     context:Tensor,   # (b, c, z, h, w) clean latents
@@ -57,6 +58,7 @@ def teacher_loss(
     v = teacher_velocity(model, context, add_noise(x0, noise, sigma), table.at(sigma), text)
     return (v - velocity(x0, noise)).pow(2).flatten(1).mean(1)
 
+# %% ../nbs/12_teacher.ipynb #8c47ba2a
 def drop(
     x:Tensor,         # (b, ...) context or text
     probability:float=.1,

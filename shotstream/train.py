@@ -6,12 +6,11 @@
 __all__ = ['rank_and_world', 'average_gradients', 'same_everywhere', 'orthogonal', 'Muon', 'TwoOptimizers', 'learning_rate',
            'EMA', 'run']
 
-# %% ../nbs/backstage/train.ipynb #7a6f9607
-import json, math, os, time
+# %% ../nbs/backstage/train.ipynb #ea6d14f1
+import json, os, time
 from pathlib import Path
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -100,7 +99,7 @@ def learning_rate(
     "Up, flat, down"
     return min(1., (done + 1e-4)/warm, max(0., (1 - done)/cool))
 
-# %% ../nbs/backstage/train.ipynb #ab03fdf4
+# %% ../nbs/backstage/train.ipynb #e3e087dc
 class EMA:
     "Moving average of the weights: the mean of the last steps is better than the last step"
     def __init__(self, model, decay=.998): self.decay, self.mean, self.steps = decay, {k: v.detach().clone() for k, v in model.state_dict().items()}, 0
@@ -109,10 +108,10 @@ class EMA:
         self.steps += 1
         d = min(self.decay, self.steps/(self.steps+10))
         for k, v in model.state_dict().items():
-            if v.is_floating_point(): self.mean[k].lerp_(v.to(self.mean[k]), 1-d)
+            if v.is_floating_point(): self.mean[k].lerp_(v, 1-d)
             else: self.mean[k].copy_(v)
 
-# %% ../nbs/backstage/train.ipynb #68d453d6
+# %% ../nbs/backstage/train.ipynb #cc08f744
 def run(
     step,              # `step(i)` -> loss tensor; draws its own batch
     models,            # dict name -> module: what is trained and saved
@@ -125,6 +124,7 @@ def run(
     max_steps=None,    # Stop after so many steps, if given
     cool:float=.5,     # Part of the run in which the learning rate falls
     decay:float=.998,  # Of the moving average
+    progress=True,     # Show a bar and reports?
 )->dict: # Moving averages, name -> state dict
     "Train by the clock: the learning rate falls to zero when the minutes are over"
     rank, world = rank_and_world()
@@ -140,7 +140,7 @@ def run(
             averages[k].mean, averages[k].steps = old["means"][k], i
         optimizer.load_state_dict(old["optimizer"])
     started, reported, losses = time.time() - spent, time.time(), []
-    bar = tqdm(total=round(minutes*60), initial=round(spent), unit="s", disable=rank > 0, mininterval=5, desc=folder.name)
+    bar = tqdm(total=round(minutes*60), initial=round(spent), unit="s", disable=rank > 0 or not progress, mininterval=5, desc=folder.name)
     def save():
         if rank: return
         tmp = folder/"state.tmp"

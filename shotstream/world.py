@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['BODIES', 'COLOURS', 'ACCESSORIES', 'PLACES', 'TIMES', 'CAMERAS', 'ACTIONS', 'PATTERNS', 'SYNONYMS', 'PLURAL',
-           'Character', 'Scene', 'Shot', 'Story', 'vocabulary', 'global_caption', 'shot_caption', 'draw_character',
-           'is_held_out', 'draw_scene', 'draw_story', 'world_hash']
+           'Character', 'Scene', 'Shot', 'Story', 'vocabulary', 'global_caption', 'shot_caption', 'is_held_out',
+           'draw_character', 'draw_scene', 'draw_story', 'world_hash']
 
-# %% ../nbs/01_world.ipynb #da171c43
-import hashlib, json, math, random
-from dataclasses import asdict, dataclass, field, replace
+# %% ../nbs/01_world.ipynb #dac7d0ff
+import hashlib
+import json
+import random
+from dataclasses import asdict, dataclass, replace
 
 # %% ../nbs/01_world.ipynb #5ba86913
 BODIES = ("ball", "cube", "cone", "star", "pill", "heart")
@@ -48,7 +50,7 @@ class Scene:
     prop_1: float      # Horizontal place of the left prop (screen widths)
     prop_2: float      # Horizontal place of the right prop
 
-# %% ../nbs/01_world.ipynb #68eec94b
+# %% ../nbs/01_world.ipynb #29b90012
 @dataclass(frozen=True)
 class Shot:
     "One take of the camera: everything between two cuts"
@@ -60,7 +62,6 @@ class Shot:
     start: float            # Where the (first) character starts, in screen widths from the centre
     caption: str            # What the prompt says about this shot
 
-# %% ../nbs/01_world.ipynb #1365dc2d
 @dataclass(frozen=True)
 class Story:
     "A film: characters, scenes, shots and one caption that holds for all of them"
@@ -70,7 +71,7 @@ class Story:
     caption: str            # The global caption
     seed: int|None = None   # Where it came from, if it was drawn
 
-# %% ../nbs/01_world.ipynb #40231fce
+# %% ../nbs/01_world.ipynb #c3c0904f
 SYNONYMS = { # what a caption may say for each value
     "ball": ("ball", "sphere"), "cube": ("cube", "box"), "cone": ("cone", "pyramid"),
     "star": ("star",), "pill": ("pill", "capsule"), "heart": ("heart",),
@@ -85,9 +86,7 @@ SYNONYMS = { # what a caption may say for each value
     "jump": ("jumps", "hops", "is jumping"), "spin": ("spins", "turns around", "is spinning"),
     "wave": ("waves", "says hello", "is waving"), "grow": ("grows", "gets bigger", "is growing"),
     "shrink": ("shrinks", "gets smaller", "is shrinking"), "wait": ("waits", "stands still", "is waiting")}
-for _name in COLOURS: SYNONYMS[_name] = (_name,)
-SYNONYMS["purple"] = ("purple", "violet")
-SYNONYMS["cyan"] = ("cyan", "turquoise")
+SYNONYMS.update({colour: (colour,) for colour in COLOURS}, purple=("purple", "violet"), cyan=("cyan", "turquoise"))
 
 # %% ../nbs/01_world.ipynb #87a97f66
 PLURAL = { # the same for two characters
@@ -103,12 +102,13 @@ def vocabulary(
     phrases = [p for table in (SYNONYMS, PLURAL) for options in table.values() for p in options]
     return sorted({w for phrase in phrases + [_GLUE] for w in phrase.split()})
 
-# %% ../nbs/01_world.ipynb #9474e807
+# %% ../nbs/01_world.ipynb #05d15e0f
 def _pick(rng, options): return options[int(rng.random()*len(options))]
 def _between(rng, low, high): return low + (high-low)*rng.random()
 def _say(rng, value): return _pick(rng, SYNONYMS[value])
 def _article(phrase): return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
+# %% ../nbs/01_world.ipynb #a0f73696
 def _describe(rng, c):
     "`a red ball with a hat`, in one of several word orders"
     colour, body, thing = (_say(rng, v) for v in (c.colour, c.body, c.accessory))
@@ -118,40 +118,48 @@ def _describe(rng, c):
                        f"{_article(colour)} {body} who wears {_article(thing)}"))
 
 def _where(rng, scene):
+    "`in the forest at night`, or the other way round"
     place, time = _say(rng, scene.place), _say(rng, scene.time)
     return _pick(rng, (f"in the {place} {time}", f"{time} in the {place}"))
 
 def global_caption(
-    rng, # `random.Random`
+    rng,        # `random.Random`
     characters, # Who plays
     scene,      # Where the story begins
 )->str: # One sentence about who and where
-    "Caption that holds for the whole story (§5.1: hierarchical captions)"
-    who = " and ".join(_describe(rng, c) for c in characters)
-    where = _where(rng, scene)
-    verb = "live" if len(characters) > 1 else "lives"
-    return _pick(rng, (f"{who} {where}.", f"{where}, there {'are' if len(characters) > 1 else 'is'} {who}.",
-                       f"a story about {who} {where}.", f"{who} {verb} {where}."))
+    "Caption that holds for the whole story (§9: hierarchical prompts)"
+    who, where, many = " and ".join(_describe(rng, c) for c in characters), _where(rng, scene), len(characters) > 1
+    return _pick(rng, (f"{who} {where}.", f"{where}, there {'are' if many else 'is'} {who}.",
+                       f"a story about {who} {where}.", f"{who} {'live' if many else 'lives'} {where}."))
 
-# %% ../nbs/01_world.ipynb #41f28102
+# %% ../nbs/01_world.ipynb #ea5d82a4
+def _name(rng, c):
+    "`the ball` or `the red ball`"
+    body = _say(rng, c.body)
+    return _pick(rng, (f"the {body}", f"the {_say(rng, c.colour)} {body}"))
+
 def shot_caption(
     rng,     # `random.Random`
     story,   # A `Story` (its shots are not read)
     shot,    # A `Shot` without caption
 )->str: # One sentence about camera, who, action, and where
-    "Caption of one shot. The place is always said when it is not the story's first, else now and then"
-    names = []
-    for i in shot.cast:
-        c = story.characters[i]
-        body = _say(rng, c.body)
-        names.append(_pick(rng, (f"the {body}", f"the {_say(rng, c.colour)} {body}")))
+    "Caption of one shot (§9). The place is always said when it is not the story's first, else now and then"
+    names = [_name(rng, story.characters[i]) for i in shot.cast]
     action = _pick(rng, (PLURAL if len(names) > 1 else SYNONYMS)[shot.action])
     who, camera = " and ".join(names), _say(rng, shot.camera)
-    place = _where(rng, story.scenes[shot.scene]) if shot.scene or rng.random() < .3 else ""
-    body = f"{who} {action}" + (f" {place}" if place else "")
+    place = " " + _where(rng, story.scenes[shot.scene]) if shot.scene or rng.random() < .3 else ""
+    body = f"{who} {action}{place}"
     return _pick(rng, (f"{camera}: {body}.", f"{camera}, {body}.", f"{body}, {camera}."))
 
-# %% ../nbs/01_world.ipynb #2b39b3c7
+# %% ../nbs/01_world.ipynb #c9a17ff6
+def is_held_out(
+    body, colour, accessory, # Told attributes
+)->bool: # `True` for one in eight combinations
+    "The split: no hero of a training story looks like this, though each value alone is common"
+    i = BODIES.index(body) + 3*list(COLOURS).index(colour) + 5*ACCESSORIES.index(accessory)
+    return i % 8 == 3
+
+# %% ../nbs/01_world.ipynb #1d41164e
 def draw_character(
     rng,               # `random.Random`
     avoid=None,        # A `Character` whose body and colour are taken
@@ -167,66 +175,71 @@ def draw_character(
         if held_out is not None and is_held_out(body, colour, accessory) != held_out: continue
         return Character(body, colour, accessory, hue, pattern, hue_a, hue_b, angle)
 
-def is_held_out(
-    body, colour, accessory, # Told attributes
-)->bool: # `True` for one in eight combinations
-    "The split: these combinations are never seen in training, though each of their values is"
-    i = BODIES.index(body) + 3*list(COLOURS).index(colour) + 5*ACCESSORIES.index(accessory)
-    return i % 8 == 3
-
+# %% ../nbs/01_world.ipynb #692d2419
 def draw_scene(
     rng,        # `random.Random`
     avoid=None, # A `Scene` whose place is taken
 )->Scene: # A new scene
     "Draw one place with its secrets"
-    while (place := _pick(rng, PLACES)) == (avoid and avoid.place): pass
+    place = _pick(rng, PLACES)
+    while avoid and place == avoid.place: place = _pick(rng, PLACES)
     return Scene(place, _pick(rng, TIMES), _between(rng, -1, 1), _between(rng, .15, .85), rng.random(),
                  _between(rng, .06, .3), _between(rng, .7, .94))
 
-# %% ../nbs/01_world.ipynb #4390d712
-def draw_story(
-    seed:int,            # Any integer: the same seed gives the same story on every machine
-    n_shots=None,        # Number of shots; by default 2 to 5
-    frames=None,         # Frames of every shot (1 + 4k); by default 9 to 81, at most 250 in all
-    held_out=False,      # Use the attribute combinations kept for tests?
-    pair=.25,            # Probability of a story with two characters
-    switch=.25,          # Probability that a shot moves to another place
-)->Story: # The story
-    "An endless supply of multi-shot stories"
-    rng = random.Random(f"shotstream-world-1/{'test' if held_out else 'train'}/{seed}")
-    n = n_shots or 2 + int(4*rng.random())
-    if n < 1: raise ValueError(f"a story needs at least one shot, got n_shots={n_shots}")
-    if frames is not None and (frames < 1 or frames % 4 != 1 or frames > 81):
-        raise ValueError(f"a shot has 1 + 4k frames, 1 to 81, got frames={frames}")
-    first = draw_character(rng, held_out=held_out)
-    characters = (first,)
-    if rng.random() < pair: characters += (draw_character(rng, avoid=first, held_out=None),)
-    scenes = (draw_scene(rng),)
-    scenes += (draw_scene(rng, avoid=scenes[0]),)
-    story = Story(characters, scenes, (), "", seed)
+# %% ../nbs/01_world.ipynb #77d30174
+def _draw_cast(rng, story, camera, focus):
+    "Who is on screen, and whose turn comes next: both together, or shot and reverse shot"
+    if len(story.characters) == 1: return (0,), focus
+    if camera != "close" and rng.random() < .45: return (0, 1), focus
+    return (focus,), 1-focus
+
+def _draw_shots(rng, story, n, frames, switch):
+    "`n` shots with captions"
     shots, here, focus, last = [], 0, 0, None
     for k in range(n):
         if k and rng.random() < switch: here = 1-here
         camera, action = _pick(rng, CAMERAS), _pick(rng, ACTIONS)
-        cast = (0,)
-        if len(characters) == 2:                     # both in view, or shot and reverse shot
-            if camera != "close" and rng.random() < .45: cast = (0, 1)
-            else: cast, focus = (focus,), 1-focus
+        cast, focus = _draw_cast(rng, story, camera, focus)
         length = frames or 1 + 4*int(_between(rng, 2, min(21, 62//n)))
-        if (camera, action, cast) == last: action = _pick(rng, ACTIONS)
-        last = (camera, action, cast)
+        if (camera, action, cast) == last: action = _pick(rng, ACTIONS)   # seldom the same shot twice in a row
+        last = camera, action, cast
         shot = Shot(camera, action, cast, here, length, _between(rng, -.12, .12), "")
         shots.append(replace(shot, caption=shot_caption(rng, story, shot)))
-    if not any(s.scene for s in shots): scenes = scenes[:1]
-    return Story(characters, scenes, tuple(shots), global_caption(rng, characters, scenes[0]), seed)
+    return tuple(shots)
 
-# %% ../nbs/01_world.ipynb #d267d61d
+# %% ../nbs/01_world.ipynb #e3ea8dc9
+def draw_story(
+    seed:int,            # Any integer: the same seed gives the same story on every machine
+    n_shots=None,        # Number of shots; by default 2 to 5
+    frames=None,         # Frames of every shot (1 + 4k); by default 9 to 81, at most 250 in all
+    held_out=False,      # Should the hero be one of the combinations kept for tests?
+    pair=.25,            # Probability of a story with two characters; the second may look like anybody
+    switch=.25,          # Probability that a shot moves to another place
+)->Story: # The story
+    "An endless supply of multi-shot stories (§9: 2 to 5 shots, up to 250 frames)"
+    if n_shots is not None and n_shots < 1: raise ValueError(f"a story needs at least one shot, got n_shots={n_shots}")
+    if frames is not None and (frames < 1 or frames % 4 != 1 or frames > 81):
+        raise ValueError(f"a shot has 1 + 4k frames, 1 to 81, got frames={frames}")
+    rng = random.Random(f"shotstream-world-1/{'test' if held_out else 'train'}/{seed}")
+    n = n_shots or 2 + int(4*rng.random())
+    characters = (draw_character(rng, held_out=held_out),)
+    if rng.random() < pair: characters += (draw_character(rng, avoid=characters[0], held_out=None),)
+    scenes = (draw_scene(rng),)
+    scenes += (draw_scene(rng, avoid=scenes[0]),)
+    shots = _draw_shots(rng, Story(characters, scenes, (), ""), n, frames, switch)
+    if not any(s.scene for s in shots): scenes = scenes[:1]
+    return Story(characters, scenes, shots, global_caption(rng, characters, scenes[0]), seed)
+
+# %% ../nbs/01_world.ipynb #aef8b19e
+def _rounded(o):
+    "The same thing with six digits, as JSON can hold it"
+    if isinstance(o, float): return round(o, 6)
+    if isinstance(o, dict): return {k: _rounded(v) for k, v in o.items()}
+    return [_rounded(v) for v in o] if isinstance(o, (list, tuple)) else o
+
 def world_hash(
 )->str: # 12 hexadecimal digits
     "Fingerprint of the world's rules: artefacts trained on another world refuse to load"
-    stories = [asdict(draw_story(seed, held_out=bool(seed % 2))) for seed in range(64)]
-    def rounded(o):
-        if isinstance(o, float): return round(o, 6)
-        if isinstance(o, dict): return {k: rounded(v) for k, v in o.items()}
-        return [rounded(v) for v in o] if isinstance(o, (list, tuple)) else o
-    return hashlib.sha256(json.dumps([rounded(stories), vocabulary(), "render-1"], sort_keys=True).encode()).hexdigest()[:12]
+    stories = [_rounded(asdict(draw_story(seed, held_out=bool(seed % 2)))) for seed in range(64)]
+    rules = json.dumps([stories, vocabulary(), "render-1"], sort_keys=True)
+    return hashlib.sha256(rules.encode()).hexdigest()[:12]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]/"shotstream"
-ORDER = ("core world render truth video story codec text flow rope context transformer teacher metrics data train recipes pipeline viz learn cli").split()
+ORDER = ("core world render truth video story codec text flow rope context transformer teacher metrics data train recipes evaluate pipeline viz learn cli").split()
 ALLOWED = dict(flow={"core"}, rope={"core"}, context={"core"})
 ONLY_HERE = {"viz": {"viz"}, "learn": {"learn"}}   # matplotlib stays out of the library
 
@@ -14,9 +14,17 @@ def imports(path):
     "Modules of the package that a file names, anywhere in it"
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("shotstream."): found.add(node.module.split(".")[1])
+        if isinstance(node, ast.ImportFrom):
+            if node.level: found |= {node.module.split(".")[0]} if node.module else {n.name for n in node.names}
+            elif node.module == "shotstream": found |= {n.name for n in node.names}
+            elif node.module.startswith("shotstream."): found.add(node.module.split(".")[1])
         if isinstance(node, ast.Import): found |= {n.name.split(".")[1] for n in node.names if n.name.startswith("shotstream.")}
     return found
+
+
+def test_imports_are_found(tmp_path):
+    (tmp_path/"m.py").write_text("from .core import x\nfrom shotstream.flow import y\ndef f():\n    import shotstream.rope\n    from . import world\n")
+    assert imports(tmp_path/"m.py") == {"core", "flow", "rope", "world"}
 
 
 MODULES = sorted(p.stem for p in ROOT.glob("*.py") if not p.stem.startswith("_"))

@@ -1,0 +1,84 @@
+"""The shipped weights are what their card says, on stories that training never saw."""
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from shotstream import ShotStreamPipeline
+from shotstream.codec import VideoStream, psnr, to_float, to_uint8
+from shotstream.metrics import CLASSES, Judge, errors, truth
+from shotstream.pipeline import ASSETS, check_card
+from shotstream.render import render_shot
+from shotstream.world import draw_story, world_hash
+
+N = 64
+
+
+@pytest.fixture(scope="module")
+def pipe(): return ShotStreamPipeline.from_pretrained("toy")
+
+
+@pytest.fixture(scope="module")
+def films():
+    "Unseen combinations: (n, 33, h, w, 3) frames, what should be read, and the same after the codec"
+    stories = [draw_story(50_000+i, n_shots=1, frames=33, held_out=True, pair=0.) for i in range(N)]
+    return torch.stack([render_shot(s, 0) for s in stories]), [truth(s, 0) for s in stories]
+
+
+@pytest.fixture(scope="module")
+def coded(pipe, films):
+    with torch.no_grad(): return torch.cat([to_uint8(pipe.vae.decode(pipe.vae.encode(to_float(f)).latent_dist.mode()).sample) for f in films[0]])
+
+
+@pytest.fixture(scope="module")
+def judge(): return Judge.from_pretrained(ASSETS/"judge").float().eval()
+
+
+def test_card():
+    check_card(ASSETS/"toy")
+    card = json.loads((ASSETS/"toy"/"card.json").read_text())
+    assert card["world"] == world_hash()
+    assert {"codec", "judge", "teacher", "exam"} <= set(card)
+
+
+def test_weights_are_small():
+    assert sum(p.stat().st_size for p in Path(ASSETS).rglob("*.safetensors")) < 12.5e6
+
+
+def test_codec_is_sharp(films, coded):
+    assert psnr(to_float(coded), to_float(films[0])) > 25
+
+
+def test_judge_reads_renders(judge, films):
+    with torch.no_grad(): e = errors(judge(films[0][:, ::4]), films[1])
+    for name in CLASSES:
+        wide = torch.tensor([t["camera"] == 0 for t in films[1]])
+        assert e[name][~wide].mean() <= .03, name
+
+
+def test_judge_reads_the_codec(judge, films, coded):
+    with torch.no_grad(): e = errors(judge(coded[:, ::4]), films[1])
+    for name in CLASSES: assert e[name].mean() <= .06, name
+
+
+def test_stream_equals_decode(pipe, films):
+    with torch.no_grad(): z = pipe.vae.encode(to_float(films[0][0])).latent_dist.mode()
+    stream = VideoStream(pipe.vae)
+    parts = torch.cat([stream(z[:, :, i:i+1]) for i in range(z.shape[2])], 2)
+    with torch.no_grad(): assert (parts - pipe.vae.decode(z).sample).abs().max() < 1e-4
+
+
+def test_same_seed_same_film(pipe):
+    story = {"caption": "a red ball with a hat in the forest by day.", "shots": [{"caption": "wide shot: the ball waves.", "frames": 9}]*2}
+    a, b, c = (pipe(story, steps=2, seed=s).frames for s in (1, 1, 2))
+    assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+def test_the_past_helps(pipe):
+    "Loss on third shots: with their own past it is lower than with another story's"
+    from shotstream.recipes import TextAndVideo, validate, validation_batch
+    both = TextAndVideo(pipe.tokenizer)
+    both.transformer, both.text_encoder = pipe.transformer, pipe.text_encoder
+    loss = validate(both, pipe.tokenizer, validation_batch(pipe.vae))
+    assert loss["own_past"] < loss["no_past"] and loss["own_past"] < loss["other_past"]
