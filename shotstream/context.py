@@ -43,7 +43,7 @@ def shot_frames(
     if rule == "first_last": return sorted((start, stop-1)[i % 2] for i in range(count))
     return even_frames(start, stop, count)
 
-# %% ../nbs/08_context.ipynb #1ce9b349
+# %% ../nbs/08_context.ipynb #65760e06
 def context_frames(
     spans,                # [(start, stop), ...] frame span of each earlier shot, oldest first
     budget:int=6,         # Context frames
@@ -56,7 +56,7 @@ def context_frames(
         if stop <= start: raise ValueError(f"shot {shot} has no frames: its span is ({start}, {stop})")
     for shot, frame in pinned:
         if not (0 <= shot < len(spans) and spans[shot][0] <= frame < spans[shot][1]): raise ValueError(f"pinned frame {frame} is not in shot {shot}")
-    if len(pinned) > budget: raise ValueError(f"{len(pinned)} pinned frames do not fit a budget of {budget}; unpin {len(pinned)-budget}")
+    if pinned and len(pinned) > budget: raise ValueError(f"{len(pinned)} pinned frames do not fit a budget of {budget}; unpin {len(pinned)-budget}")
     counts = context_counts(len(spans), budget - len(pinned), rule)
     picks = [(shot, frame) for shot, (span, count) in enumerate(zip(spans, counts)) for frame in shot_frames(*span, count, rule)]
     return sorted(picks + pinned)

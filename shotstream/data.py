@@ -6,12 +6,11 @@
 __all__ = ['BUDGET', 'history_spans', 'context_picks', 'needed_singles', 'encode_story', 'latent_counts', 'train_story',
            'LatentCache', 'next_shot_example', 'collate']
 
-# %% ../nbs/backstage/data.ipynb #8acd2d23
+# %% ../nbs/backstage/data.ipynb #7a74a588
 from pathlib import Path
 import random
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from .codec import ToyVAE, to_float
 from .context import context_frames
 from .core import next_shot_table, stack_stories

@@ -6,8 +6,8 @@
 __all__ = ['CLASSES', 'CIRCLES', 'LINES', 'MOVING', 'TOLD', 'SECRET', 'truth', 'changed', 'visible', 'Judge',
            'one_frame_per_latent', 'on_line', 'judge_loss', 'errors', 'score', 'interval']
 
-# %% ../nbs/11_metrics.ipynb #a0b5aa4e
-import math, random
+# %% ../nbs/11_metrics.ipynb #13a47816
+import math
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config

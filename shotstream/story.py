@@ -47,7 +47,7 @@ class StoryError(ValueError):
 # %% ../nbs/03_story.ipynb #6dfd6600
 def _nearest_length(frames): return 1 + 4*((max(1, min(MAX_FRAMES, frames)) + 1)//4)
 
-# %% ../nbs/03_story.ipynb #3fd88c72
+# %% ../nbs/03_story.ipynb #2745dc86
 def _whole(x): return isinstance(x, int) and not isinstance(x, bool)
 def _said(x): return isinstance(x, str) and x.strip() != ""
 
@@ -59,7 +59,8 @@ def _check_shot(at, shot):
     caption, frames = shot.get("caption"), shot.get("frames", 33)
     if not _said(caption): problems.append(f"{at}.caption: say who does what, for instance \"close up: the red ball jumps.\"")
     if not _whole(frames): problems.append(f"{at}.frames: a whole number like 33, got {short(frames)}")
-    elif not 1 <= frames <= MAX_FRAMES or frames % 4 != 1: problems.append(f"{at}.frames: 1 + 4k and at most {MAX_FRAMES}, got {short(frames)}; write {_nearest_length(frames)}")
+    elif not 1 <= frames <= MAX_FRAMES or frames % 4 != 1:
+        problems.append(f"{at}.frames: 1 + 4k and at most {MAX_FRAMES}, got {short(frames)}; write {_nearest_length(frames)}")
     return (None if problems else ShotPrompt(caption.strip(), frames)), problems
 
 # %% ../nbs/03_story.ipynb #99d591bf

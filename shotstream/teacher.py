@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['toy_transformer', 'join_context', 'teacher_velocity', 'teacher_loss', 'drop', 'sample_shot']
 
-# %% ../nbs/12_teacher.ipynb #25c7e176
+# %% ../nbs/12_teacher.ipynb #0d0adcdc
 import torch
 from torch import Tensor
-from .context import context_frames
-from .core import FrameTable, next_shot_table
-from .flow import add_noise, draw_sigma, euler, guided, schedule, velocity
+from .core import FrameTable
+from .flow import add_noise, euler, guided, schedule, velocity
 from .transformer import ShotTransformer
 
 # %% ../nbs/12_teacher.ipynb #1997c3b7

@@ -61,7 +61,7 @@ def unknown_words(
     known = [w for w in ids if w.isalpha()]
     return {w: nearest_word(w, known) for w in split_words(prompt, tokenizer) if w not in ids}
 
-# %% ../nbs/05_text.ipynb #7acf4372
+# %% ../nbs/05_text.ipynb #57316e7a
 def check_prompt(
     prompt:str,  # What a person wrote
     tokenizer,   # A `toy_tokenizer`
@@ -73,7 +73,8 @@ def check_prompt(
         hints = [f"{w!r}" + (f" (did you mean {near!r}?)" if near else "" if w.isalpha() else " (leave it out)") for w, near in unknown.items()]
         raise ValueError(f"the toy world does not know {', '.join(hints)}. `shotstream words` lists all it knows")
     n = len(split_words(prompt, tokenizer)) + 1
-    if n > TEXT_LENGTH: raise ValueError(f"story and shot caption have {n} words and marks together, end mark included; the toy world reads {TEXT_LENGTH}: shorten one of them")
+    if n > TEXT_LENGTH:
+        raise ValueError(f"story and shot caption have {n} words and marks together, end mark included; the toy world reads {TEXT_LENGTH}: shorten one of them")
     return prompt
 
 # %% ../nbs/05_text.ipynb #fd392fbd

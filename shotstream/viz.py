@@ -10,11 +10,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from .story import as_strip
 
-# %% ../nbs/backstage/viz.ipynb #8267f49c
+# %% ../nbs/backstage/viz.ipynb #5972fe83
 def show_strips(
     shots,         # List of (f, h, w, 3)
     titles=None,   # One per shot
-    count=8, width=9.,
+    count=8, width=6.5,
 ):
     "Draw shots below each other"
     strips = [as_strip(s, count) for s in shots]
