@@ -9,7 +9,7 @@ __all__ = ['story', 'samples', 'words', 'train', 'exam', 'parser', 'main']
 import argparse, sys, time
 from pathlib import Path
 
-# %% ../nbs/backstage/cli.ipynb #c7691c92
+# %% ../nbs/backstage/cli.ipynb #4ff19cc7
 def _folder(): return Path("data_samples/stories")
 
 def story(args):
@@ -61,7 +61,7 @@ def train(args):
     from shotstream.pipeline import ASSETS
     if args.vae: (vae := ToyVAE()).load_state_dict(load_file(args.vae))
     else: vae = ToyVAE.from_pretrained(ASSETS/"toy"/"vae").float()
-    recipes.train_teacher(args.folder, vae, args.cache, **minutes)
+    recipes.train_teacher(args.folder, vae, args.cache, start=ASSETS/"toy" if args.go_on else None, **minutes)
 def exam(args):
     "Examine the shipped teacher"
     import torch
@@ -75,7 +75,7 @@ def exam(args):
     marks = take_exam(pipe.transformer, pipe.text_encoder, pipe.tokenizer, pipe.vae, judge, args.n, steps=args.steps)
     print(table({h: report(marks, h) for h in ("own", "none", "other")}))
 
-# %% ../nbs/backstage/cli.ipynb #89e991af
+# %% ../nbs/backstage/cli.ipynb #83406c13
 def parser()->argparse.ArgumentParser:
     "Commands and their help"
     p = argparse.ArgumentParser("shotstream", description="Streaming multi-shot video generation: film stories shot by shot.",
@@ -97,6 +97,7 @@ def parser()->argparse.ArgumentParser:
     t.add_argument("--minutes", type=float, default=None, help="wall time of the whole run (default: the recipe's)")
     t.add_argument("--vae", default=None, help="teacher: a codec from `train codec` (default: the shipped one)")
     t.add_argument("--cache", default="cache/latents", help="teacher: where encoded stories are kept (default: %(default)s)")
+    t.add_argument("--go-on", action="store_true", help="teacher: start from the shipped weights instead of from nothing")
     t.set_defaults(run=train)
     e = commands.add_parser("exam", help="measure what the teacher obeys and remembers", description="Film unseen shots and let the judge read them: 0 is guessing, 1 is as good as pixels allow.")
     e.add_argument("-n", type=int, default=256, help="how many shots (default: %(default)s)")

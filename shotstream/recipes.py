@@ -6,13 +6,14 @@
 __all__ = ['some_clip', 'clips', 'judged_shot', 'train_codec', 'blurred_or_noisy', 'train_judge', 'TextAndVideo', 'without_past',
            'train_teacher', 'unshared', 'validation_batch', 'validate', 'ship']
 
-# %% ../nbs/backstage/recipes.ipynb #1531c65a
+# %% ../nbs/backstage/recipes.ipynb #a43ef4a5
 import json, random, time
 from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import UMT5EncoderModel
 from .codec import ToyVAE, codec_loss, psnr, set_statistics, start_from_pca, to_float
 from .data import LatentCache, collate, encode_story, needed_singles, next_shot_example
 from .flow import draw_sigma
@@ -21,6 +22,7 @@ from .render import render_shot
 from .teacher import drop, teacher_loss, toy_transformer
 from .text import encode_prompts, toy_text_encoder, toy_tokenizer
 from .train import TwoOptimizers, rank_and_world, run, same_everywhere
+from .transformer import ShotTransformer
 from .world import draw_story, world_hash
 
 # %% ../nbs/backstage/recipes.ipynb #cc017706
@@ -112,7 +114,7 @@ def train_judge(
     means = run(step, dict(judge=judge), TwoOptimizers(list(judge.parameters()), matrices, lr=2.5e-3, weight_decay=.01), folder, minutes, report, cool=.6)
     if rank == 0: save_file(means["judge"], Path(folder)/"judge.safetensors")
 
-# %% ../nbs/backstage/recipes.ipynb #a6201a00
+# %% ../nbs/backstage/recipes.ipynb #967e5679
 class TextAndVideo(nn.Module):
     "The two networks that learn together"
     def __init__(self, tokenizer):
@@ -135,6 +137,7 @@ def train_teacher(
     minutes:float=60,      # On two processes; resumes
     base:float=.2,         # Part of the run without context: single shots and stills
     lr:float=5e-3,
+    start=None,            # Folder of a pipeline to go on from, with a fresh optimizer and no base phase
     only=None,             # Train only parameters whose name contains this, "attn1" for the paper's choice; `None`: everything
 ):
     "Single shots first, then the next shot given the past; new stories are filmed all the while"
@@ -143,19 +146,23 @@ def train_teacher(
     vae.eval().requires_grad_(False)
     tokenizer = toy_tokenizer()
     both, latents = TextAndVideo(tokenizer), LatentCache(vae, cache)
+    if start:
+        both.transformer.load_state_dict(ShotTransformer.from_pretrained(Path(start)/"transformer", torch_dtype=torch.float32).state_dict())
+        both.text_encoder.load_state_dict(UMT5EncoderModel.from_pretrained(Path(start)/"text_encoder", dtype=torch.float32).state_dict())
+        base = 0.
     trained = [p for name, p in both.named_parameters() if only is None or only in name]
     matrices = [p for name, p in both.transformer.named_parameters() if p.ndim == 2 and "blocks." in name and (only is None or only in name)]
-    shard, start, filming, seed = rank, time.time(), 0., int(time.time())   # every sitting draws other examples
+    shard, began, filming, seed = rank, time.time(), 0., int(time.time())   # every sitting draws other examples
     while latents.path(shard).exists() or len(latents.stories) < 64:
         latents.add(shard)
         shard += world
     clock = dict(done=0.)
     def step(i):
         nonlocal shard, filming
-        if same_everywhere(filming < .12*(time.time()-start)) and len(latents.stories) < 8000: # an eighth of the time goes into new stories
-            began = time.time()
+        if same_everywhere(filming < .12*(time.time()-began)) and len(latents.stories) < 8000: # an eighth of the time goes into new stories
+            now = time.time()
             latents.add(shard)
-            shard, filming = shard + world, filming + time.time() - began
+            shard, filming = shard + world, filming + time.time() - now
         shared, own = random.Random(i), random.Random(f"{i} {seed} {rank}")
         first = clock["done"] < base
         frames = shared.choice((1, 1, 3, 5) if first else (3, 5, 5, 9, 9, 9, 9, 13, 21))
@@ -177,7 +184,7 @@ def train_teacher(
         mean.load_state_dict(averages["both"].mean)
         return dict(**validate(mean, tokenizer, check), stories=len(latents.stories))
     def timed(i):
-        clock["done"] = same_everywhere((time.time() - start + old)/(60*minutes))
+        clock["done"] = same_everywhere((time.time() - began + old)/(60*minutes))
         return step(i)
     state = Path(folder)/"state.pt"
     old = torch.load(state, weights_only=True)["spent"] if state.exists() else 0.
