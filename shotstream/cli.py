@@ -9,7 +9,7 @@ __all__ = ['story', 'samples', 'words', 'train', 'exam', 'parser', 'main']
 import argparse, sys, time
 from pathlib import Path
 
-# %% ../nbs/backstage/cli.ipynb #4ff19cc7
+# %% ../nbs/backstage/cli.ipynb #a0727fdd
 def _folder(): return Path("data_samples/stories")
 
 def story(args):
@@ -71,7 +71,7 @@ def exam(args):
     if args.n < 16: raise ValueError(f"-n: at least 16 shots, got {args.n}")
     torch.set_num_threads(1)
     pipe, judge = ShotStreamPipeline.from_pretrained(args.model), Judge.from_pretrained(ASSETS/"judge").float().eval()
-    print(f"{args.n} unseen shots, filmed with their own past, with none, and with another story's: about {args.n*2} s", flush=True)
+    print(f"{args.n} unseen shots, filmed with their own past, with none, and with another story's: about {args.n*5//60 + 1} min", flush=True)
     marks = take_exam(pipe.transformer, pipe.text_encoder, pipe.tokenizer, pipe.vae, judge, args.n, steps=args.steps)
     print(table({h: report(marks, h) for h in ("own", "none", "other")}))
 
