@@ -47,7 +47,7 @@ def encode_story(
 
 def latent_counts(story): return [1 + (s.frames-1)//4 for s in story.shots]
 
-# %% ../nbs/backstage/data.ipynb #d1a7407d
+# %% ../nbs/backstage/data.ipynb #6cbbcd3e
 def train_story(seed): # One in five has a long history
     "Stories for training: two to five shots, and sometimes up to nine"
     return draw_story(seed, n_shots=6 + seed//5 % 4 if seed % 5 == 0 else None)
@@ -82,6 +82,20 @@ class LatentCache:
     ): # (context (6, z, h, w), target (f, z, h, w), table (1, 6+f), prompts)
         "One training example: next shot, given ground-truth history"
         return next_shot_example(self.stories[i], k, self.tensors[i]["shots"][k][:latents], self.tensors[i]["singles"])
+
+    def batch(self,
+        rng,             # `random.Random`
+        n:int,           # Stories
+        frames:int,      # Latents of the shot; shorter shots are passed over
+        first:float=.4,  # How often a story's first shot, when drawn, is taken
+    ): # See `collate`
+        "Random shots with their history"
+        examples = []
+        while len(examples) < n:
+            j = rng.randrange(len(self.stories))
+            k = rng.randrange(len(self.stories[j].shots))
+            if (k or rng.random() < first) and len(self.tensors[j]["shots"][k]) >= frames: examples.append(self.example(j, k, frames))
+        return collate(examples)
 
 def next_shot_example(story, k, target, singles):
     "Context latents, target latents, frame table and the captions it points to"

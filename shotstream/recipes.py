@@ -6,7 +6,7 @@
 __all__ = ['some_clip', 'clips', 'judged_shot', 'train_codec', 'blurred_or_noisy', 'train_judge', 'TextAndVideo', 'without_past',
            'train_teacher', 'unshared', 'validation_batch', 'validate', 'ship']
 
-# %% ../nbs/backstage/recipes.ipynb #a43ef4a5
+# %% ../nbs/backstage/recipes.ipynb #a53f7688
 import json, random, time
 from pathlib import Path
 import torch
@@ -21,7 +21,7 @@ from .metrics import Judge, errors, judge_loss, truth
 from .render import render_shot
 from .teacher import drop, teacher_loss, toy_transformer
 from .text import encode_prompts, toy_text_encoder, toy_tokenizer
-from .train import TwoOptimizers, rank_and_world, run, same_everywhere
+from .train import TwoOptimizers, quick, rank_and_world, run, same_everywhere
 from .transformer import ShotTransformer
 from .world import draw_story, world_hash
 
@@ -114,7 +114,7 @@ def train_judge(
     means = run(step, dict(judge=judge), TwoOptimizers(list(judge.parameters()), matrices, lr=2.5e-3, weight_decay=.01), folder, minutes, report, cool=.6)
     if rank == 0: save_file(means["judge"], Path(folder)/"judge.safetensors")
 
-# %% ../nbs/backstage/recipes.ipynb #967e5679
+# %% ../nbs/backstage/recipes.ipynb #146e9197
 class TextAndVideo(nn.Module):
     "The two networks that learn together"
     def __init__(self, tokenizer):
@@ -147,7 +147,7 @@ def train_teacher(
     tokenizer = toy_tokenizer()
     both, latents = TextAndVideo(tokenizer), LatentCache(vae, cache)
     if start:
-        both.transformer.load_state_dict(ShotTransformer.from_pretrained(Path(start)/"transformer", torch_dtype=torch.float32).state_dict())
+        both.transformer.load_state_dict(ShotTransformer.from_pretrained(Path(start)/"teacher", torch_dtype=torch.float32).state_dict())
         both.text_encoder.load_state_dict(UMT5EncoderModel.from_pretrained(Path(start)/"text_encoder", dtype=torch.float32).state_dict())
         base = 0.
     trained = [p for name, p in both.named_parameters() if only is None or only in name]
@@ -156,7 +156,7 @@ def train_teacher(
     while latents.path(shard).exists() or len(latents.stories) < 64:
         latents.add(shard)
         shard += world
-    clock = dict(done=0.)
+    clock, half = dict(done=0.), quick(both.transformer)
     def step(i):
         nonlocal shard, filming
         if same_everywhere(filming < .12*(time.time()-began)) and len(latents.stories) < 8000: # an eighth of the time goes into new stories
@@ -165,19 +165,14 @@ def train_teacher(
             shard, filming = shard + world, filming + time.time() - now
         shared, own = random.Random(i), random.Random(f"{i} {seed} {rank}")
         first = clock["done"] < base
-        frames = shared.choice((1, 1, 3, 5) if first else (3, 5, 5, 9, 9, 9, 9, 13, 21))
-        n = min(48, max(3, round((1600 if first else 2400)/(16*(frames + (0 if first else 6))))))
-        examples = []
-        while len(examples) < n:
-            j = own.randrange(len(latents.stories))
-            k = own.randrange(len(latents.stories[j].shots))
-            if not first and k == 0 and own.random() < .6: continue
-            if len(latents.tensors[j]["shots"][k]) >= frames: examples.append(latents.example(j, k, frames))
-        context, x0, table, prompts = collate(examples)
-        text = encode_prompts([p for ps in prompts for p in ps], tokenizer, both.text_encoder).unflatten(0, (n, -1))
+        frames = shared.choice((1, 1, 3, 5) if first else (3, 5, 9, 9, 9, 9, 13, 21))
+        n = min(48, max(3, round((1600 if first else 3000)/(16*(frames + (0 if first else 6))))))
+        context, x0, table, prompts = latents.batch(own, n, frames, first=1. if first else .4)
         if first: context, table = context[:, :0], table[slice(6, None)]
         else: without_past(context, table, [b for b in range(n) if own.random() < .1])
-        return teacher_loss(both.transformer, context, x0, table, drop(text), draw_sigma(n, 2., normal=True)).mean()
+        with half():
+            text = encode_prompts([p for ps in prompts for p in ps], tokenizer, both.text_encoder).unflatten(0, (n, -1))
+            return teacher_loss(both.transformer, context, x0, table, drop(text), draw_sigma(n, 2., normal=True)).mean()
     check = validation_batch(vae)
     def report(i, averages):
         mean = TextAndVideo(tokenizer)
@@ -218,7 +213,7 @@ def validate(
     loss = lambda c: round(teacher_loss(both.transformer, c, x0, table, text, sigma, noise).mean().item(), 4)
     return dict(own_past=loss(context), no_past=loss(torch.zeros_like(context)), other_past=loss(context.roll(1, 0)))
 
-# %% ../nbs/backstage/recipes.ipynb #ed2de920
+# %% ../nbs/backstage/recipes.ipynb #04d30a74
 def ship(
     assets,                # Folder of the package's weights
     vae, judge=None, teacher=None, # `.safetensors` files made above
@@ -238,7 +233,7 @@ def ship(
         both = TextAndVideo(tokenizer)
         both.load_state_dict(load_file(teacher), strict=False)
         both.half()
-        both.transformer.save_pretrained(assets/"toy"/"transformer")
+        both.transformer.save_pretrained(assets/"toy"/"teacher")
         both.text_encoder.save_pretrained(assets/"toy"/"text_encoder")
         tokenizer.save_pretrained(assets/"toy"/"tokenizer")
     (assets/"toy"/"card.json").write_text(json.dumps(dict(world=world_hash(), **(notes or {})), indent=1) + "\n")

@@ -1,0 +1,152 @@
+"""The student, its stages and its memory, beyond what the lessons show."""
+import itertools
+
+import pytest
+import torch
+
+from shotstream import ShotStreamPipeline
+from shotstream.bench import CAPTION, PROMPTS, cpu_suite, summary, time_shot
+from shotstream.cache import Memory, StaticMemory
+from shotstream.codec import to_uint8
+from shotstream.core import next_shot_table, sees_past, stack_stories
+from shotstream.distill import add_lora, load_means, look_of, own_past
+from shotstream.ode import ode_loss
+from shotstream.pipeline import toy_student
+from shotstream.rollout import rollout
+from shotstream.student import SHIFT, film_shot, student_sigmas
+from shotstream.transformer import ShotTransformer
+
+SMALL = dict(num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, text_dim=12, freq_dim=16, ffn_dim=40, num_layers=2)
+
+
+@pytest.fixture(scope="module")
+def pipe(): return ShotStreamPipeline.from_pretrained("toy")
+
+
+@pytest.fixture
+def small():
+    torch.manual_seed(0)
+    return ShotTransformer(**SMALL).eval()
+
+
+@pytest.mark.parametrize("window, sink, relative, latents", itertools.product((21, 4), (0, 2), (False, True), (1, 8)))
+@torch.no_grad()
+def test_memories_film_the_same(small, window, sink, relative, latents):
+    "Three shots of a batch of two, at another size, with both memories"
+    text = torch.randn(2, 3, 5, 12)
+    def film(memory):
+        g, shots = torch.Generator().manual_seed(1), []
+        for k in range(3):
+            table = stack_stories(next_shot_table([0]*6, latents, k+1, captions=[0]*6 + [k % 3]), next_shot_table([0, 0, 1, 1, 1, 1], latents, k+2, captions=[0]*6 + [1]))
+            shots.append(torch.cat(list(film_shot(small, memory, torch.randn(2, 6, 4, 2, 6, generator=g), table, text, generator=g)), 1))
+        return torch.cat(shots, 1)
+    a, b = film(Memory(2, window, sink, relative)), film(StaticMemory(2, 2, 3, 2, 16, window=window, sink=sink, relative=relative))
+    assert a.shape == (2, 3*latents, 4, 2, 6) and (a - b).abs().max() < 1e-4
+
+
+@torch.no_grad()
+def test_a_shot_does_not_know_the_one_before(small):
+    "Nothing but its context reaches a new shot"
+    text, table, context = torch.randn(1, 2, 5, 12), next_shot_table([0]*6, 5, 1), torch.randn(1, 6, 4, 4, 4)
+    def last(memory, before):
+        for _ in range(before): list(film_shot(small, memory, torch.randn(1, 6, 4, 4, 4), table, text))
+        return torch.cat(list(film_shot(small, memory, context, table, text, generator=torch.Generator().manual_seed(2))), 1)
+    for new in (lambda: Memory(2), lambda: StaticMemory(2, 1, 4, 2, 16)): assert torch.equal(last(new(), 0), last(new(), 2))
+
+
+@torch.no_grad()
+def test_a_noisy_look_leaves_nothing(small):
+    text, table = torch.randn(1, 2, 5, 12), next_shot_table([0]*6, 9, 1)
+    for memory in (Memory(2), StaticMemory(2, 1, 4, 2, 16)):
+        memory.new_shot()
+        x = torch.randn(1, 4, 15, 4, 4)
+        look = lambda rows, at=0.: small(x[:, :, rows], None, text, table=table[rows].at(at), cache=memory).sample
+        look(slice(0, 6)); memory.commit()
+        clean = look(slice(6, 9))
+        look(slice(6, 9), .9)
+        assert torch.equal(look(slice(6, 9)), clean)
+
+
+def test_lora_can_be_taken_away(small):
+    "Added, trained, merged, and subtracted again"
+    x, text, table = torch.randn(1, 4, 9, 4, 4), torch.randn(1, 2, 5, 12), next_shot_table([0]*6, 3, 1)
+    before, weights = small(x, None, text, table=table).sample, {k: v.clone() for k, v in small.state_dict().items()}
+    add_lora(small, 3)
+    assert torch.allclose(small(x, None, text, table=table).sample, before, atol=1e-6)
+    trained = [n for n, p in small.named_parameters() if p.requires_grad]
+    assert len(trained) == 2*10*2 and all("lora_" in n for n in trained)          # two matrices for ten linear maps of two blocks
+    with torch.no_grad():
+        for p in small.parameters():
+            if p.requires_grad: p += .1*torch.randn_like(p)
+    merged = ShotTransformer(**SMALL)
+    load_means(merged, small.state_dict())
+    after = small(x, None, text, table=table).sample
+    assert torch.allclose(merged(x, None, text, table=table).sample, after, atol=1e-5) and not torch.allclose(after, before, atol=1e-3)
+    untouched = {k for k, v in merged.state_dict().items() if torch.equal(v, weights[k])}
+    assert len(merged.state_dict()) - len(untouched) == 20
+
+
+def test_own_past_of_a_first_shot(pipe):
+    "Zeros of shot 0 under the new shot's own caption, which is caption 0"
+    context, table = own_past(pipe.vae, [], 5, 2, torch.zeros(32, 8, 8))
+    assert context.shape == (2, 6, 32, 8, 8) and not context.any()
+    assert table.caption.unique().tolist() == [0] and table.shot[0].tolist() == [0]*6 + [1]*5
+
+
+def test_own_past_of_later_shots(pipe):
+    shots = [torch.randn(2, 3, 32, 8, 8) for _ in range(2)]
+    context, table = own_past(pipe.vae, shots, 4, 2, shots[0])
+    assert context.shape == (2, 6, 32, 8, 8) and table.shot[0].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 2]
+    assert torch.equal(table.caption, table.shot)
+
+
+def test_ode_loss_sees_no_future(small):
+    "The first chunk's part of the loss does not move with the last chunk's state"
+    context, states, text = torch.randn(1, 6, 4, 4, 4), torch.randn(1, 5, 6, 4, 4, 4), torch.randn(1, 2, 5, 12)
+    table = next_shot_table([0]*6, 6, 1)
+    x = torch.randn(1, 4, 12, 4, 4).requires_grad_()
+    small(x, None, text, table=table.at(.5), visible=sees_past(table, table)).sample[:, :, 6:9].sum().backward()
+    assert x.grad[:, :, 9:].abs().max() == 0 and x.grad[:, :, :9].abs().max() > 0
+    losses = [ode_loss(small, context, states, table, text, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    assert torch.equal(losses[0], losses[1]) and not torch.equal(losses[0], losses[2])
+
+
+def test_stages(pipe):
+    "Three different students with one set of names; the last is the pipeline's"
+    ode, one, two = (toy_student(s).state_dict() for s in ("ode", "stage1", "stage2"))
+    assert list(ode) == list(one) == list(two)
+    assert all(torch.equal(v, two[k]) for k, v in pipe.transformer.state_dict().items())
+    moved = [k for k in two if not torch.equal(one[k], two[k])]
+    assert moved and all(k.endswith("weight") and "blocks." in k for k in moved)
+    with pytest.raises(ValueError, match="ode"): toy_student("stage3")
+
+
+@torch.no_grad()
+def test_training_made_films_sharp(pipe):
+    "First shots: four looks of the trained student are as sharp as films of the world, within a third; the teacher's weights in its place are not"
+    text = torch.stack([pipe.caption_features(CAPTION, p) for p in PROMPTS])
+    context, table = own_past(pipe.vae, [], 9, 3, torch.zeros(32, 8, 8))
+    film = lambda m: look_of(to_uint8(pipe.vae.decode(rollout(m, context, table, text, generator=torch.Generator().manual_seed(0)).transpose(1, 2)).sample))["sharp"]
+    teacher, student = film(pipe.teacher), film(pipe.transformer)
+    assert student > 1.15*teacher
+
+
+def test_long_story_costs_nothing_more(pipe):
+    "Counts of shots 8 to 20, and of what is kept"
+    stream, rows = pipe.stream(CAPTION), []
+    for k in range(20):
+        rows.append(time_shot(stream, PROMPTS[k % 3], 2))
+        rows[-1]["stills"] = sum(len(s.latents) for s in stream.history.shots)
+    counts = {(r["passes"], r["passed_frames"], r["cache_bytes"], r["frames"]) for r in rows[8:]}
+    assert len(counts) == 1 and len({r["stills"] for r in rows[12:]}) == 1
+
+
+def test_bench_writes_what_it_says(pipe):
+    result = cpu_suite(pipe, shots=16, latents=2, rounds=1, steps=2, progress=lambda *_: None)
+    assert result["ratios"]["counted_frame_passes"] == 2*2*(6+2)/(6 + 4*2)     # the next context, four looks at one chunk of two
+    assert result["long_story"]["same_counts"] and "FPS" in summary(result)
+
+
+def test_sigmas():
+    assert student_sigmas(8.) == pytest.approx([1, .95793, .88889, .73759], abs=1e-5)
+    assert student_sigmas(SHIFT)[0] == 1 and student_sigmas(SHIFT) == sorted(student_sigmas(SHIFT), reverse=True)
