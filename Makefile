@@ -1,13 +1,13 @@
-# `make story` films a story, `make lab` opens the notebooks, `make test` runs everything that can fail.
+# `make story` films a story, `make desk` opens the director's desk, `make lab` the notebooks, `make test` runs everything that can fail.
 PYTHON ?= python3
 STORY ?= data_samples/stories/lost_hat.json
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: story test lab export clean
+.PHONY: story test lab desk export clean
 
 story: .venv/ready
 	.venv/bin/shotstream story $(STORY) -o out/story.mp4
-	@echo "Open the notebooks with: make lab"
+	@echo "Direct a film of your own: make desk    Learn how it works: make lab"
 
 test: .venv/ready
 	.venv/bin/ruff check .
@@ -15,6 +15,9 @@ test: .venv/ready
 
 lab: .venv/ready
 	.venv/bin/jupyter lab nbs/00_tour.ipynb
+
+desk: .venv/ready
+	.venv/bin/jupyter lab nbs/21_desk.ipynb
 
 export: .venv/ready
 	.venv/bin/nbdev-export && .venv/bin/nbdev-clean

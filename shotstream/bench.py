@@ -55,7 +55,7 @@ def time_teacher(pipe, caption, prompt, latents, steps, guidance=5.):
         seconds = time.perf_counter() - start
     return dict(seconds=seconds, passed_frames=seen["frames"], transformer=seen["seconds"])
 
-# %% ../nbs/backstage/bench.ipynb #7379fbe6
+# %% ../nbs/backstage/bench.ipynb #0433d3ea
 CAPTION, PROMPTS = "a red ball with a hat in the forest by day.", ("wide shot: the ball waves.", "close up: the ball jumps.", "panning shot: the ball walks right.")
 
 def cpu_suite(
@@ -68,7 +68,7 @@ def cpu_suite(
 )->dict: # What `shotstream bench` writes
     "Student against teacher in one run, and a long story"
     pipe.encode(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))                    # warm up
-    student, teacher, firsts = [], [], []
+    student, teacher = [], []
     stream = pipe.stream(CAPTION)
     time_shot(stream, PROMPTS[0], latents)
     for i in range(rounds):

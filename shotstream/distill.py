@@ -6,10 +6,11 @@
 __all__ = ['LINEARS', 'some_latents', 'captions', 'film_paths', 'train_ode', 'look_of', 'examiner', 'load_means', 'WithCritic',
            'adam', 'critic_step', 'train_stage1', 'add_lora', 'own_past', 'train_stage2', 'ship_students']
 
-# %% ../nbs/backstage/distill.ipynb #ca6a43f0
+# %% ../nbs/backstage/distill.ipynb #2f38d868
 import random, time
 from pathlib import Path
 import torch
+from PIL import Image
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from .codec import to_uint8
@@ -20,6 +21,7 @@ from .metrics import errors, truth
 from .ode import ode_loss, trajectory
 from .recipes import validation_batch, without_past
 from .rollout import own_context, rollout, student_loss
+from .story import contact_sheet
 from .student import SHIFT
 from .teacher import drop, teacher_loss
 from .text import compose_prompt, encode_prompts
@@ -63,7 +65,7 @@ def film_paths(
         save_file(dict(context=context.half(), states=states.half(), text=text.half(), **rows), folder/f"{i:05d}.safetensors")
         if rank == 0: print(f"{n*world*(i//world+1)} paths after {(time.time()-start)/60:.1f} min", flush=True)
 
-# %% ../nbs/backstage/distill.ipynb #cae289cd
+# %% ../nbs/backstage/distill.ipynb #16a5f2b6
 def train_ode(
     folder,            # Checkpoints and `ode.safetensors`
     paths,             # Folder of `film_paths`
@@ -83,19 +85,19 @@ def train_ode(
         table = FrameTable(**{k[6:]: v for k, v in b.items() if k.startswith("table.")})
         with half(): return ode_loss(student, b["context"].float(), b["states"].float(), table, drop(b["text"].float())).mean()
     means = run(step, dict(student=student), TwoOptimizers(student.parameters(), matrices, lr, .4*lr, .01), folder, minutes,
-                examiner(student, text_encoder, tokenizer, vae), every=90, decay=.99)
+                examiner(folder, student, text_encoder, tokenizer, vae), every=90, decay=.99)
     if rank == 0: save_file(means["student"], Path(folder)/"ode.safetensors")
 
-# %% ../nbs/backstage/distill.ipynb #e0b1bbc0
+# %% ../nbs/backstage/distill.ipynb #4aca4c1b
 def look_of(video): # (b, f, h, w, 3) uint8 -> dict
     "Sharpness (mean horizontal gradient) and motion (mean frame difference)"
     x = video.float()/255
     return dict(sharp=round(x.diff(dim=3).abs().mean().item(), 4), motion=round(x.diff(dim=1).abs().mean().item(), 4))
 
 def examiner(
-    student, text_encoder, tokenizer, vae, judge=None,
+    folder, student, text_encoder, tokenizer, vae, judge=None,
 )->callable: # `report(i, averages)` for `train.run`
-    "Film the third shots of unseen stories, from their true past"
+    "Film the third shots of unseen stories, from their true past; leave a picture"
     context, x0, table, prompts = validation_batch(vae)
     stories = [draw_story(seed, n_shots=3, frames=33, held_out=True) for seed in range(len(x0))]
     with torch.no_grad(): text = captions(prompts, tokenizer, text_encoder)
@@ -106,6 +108,7 @@ def examiner(
     def report(i, averages):
         load_means(mean, averages["student"].mean)
         video = film(rollout(mean, context, table, text, generator=torch.Generator().manual_seed(0)))
+        Image.fromarray(contact_sheet(list(video[:8]))).save(Path(folder)/f"films-{i:06d}.png")
         out = {k: f"{v} of {real[k]}" for k, v in look_of(video).items()}
         if judge:
             alone = [b for b, s in enumerate(stories) if len(s.characters) == 1]
@@ -124,7 +127,7 @@ def load_means(
         if "lora_A" in k: plain[k.split(".lora_A")[0] + ".weight"] += weights[k.replace("lora_A", "lora_B")] @ weights[k]   # alpha = rank: scale 1
     model.load_state_dict(plain)
 
-# %% ../nbs/backstage/distill.ipynb #d2298cd9
+# %% ../nbs/backstage/distill.ipynb #9f4e70aa
 class WithCritic:
     "The student's optimizer; the critic's travels along in checkpoints"
     def __init__(self, student, critic): self.student, self.critic, self.parameters = student, critic, student.parameters
@@ -174,10 +177,10 @@ def train_stage1(
         with half(): loss, _ = student_loss(student, teacher, critic, context, table, text, draw_sigma(len(text), SHIFT).clamp(.02, .98), shared.randrange(4))
         return loss.mean()
     means = run(step, dict(student=student, critic=critic), WithCritic(mine, theirs), folder, minutes,
-                examiner(student, text_encoder, tokenizer, vae, judge), every=120, decay=.98)
+                examiner(folder, student, text_encoder, tokenizer, vae, judge), every=120, decay=.98)
     if rank == 0: save_file(means["student"], Path(folder)/"stage1.safetensors")
 
-# %% ../nbs/backstage/distill.ipynb #6eff6d79
+# %% ../nbs/backstage/distill.ipynb #fc3be485
 LINEARS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]   # of self-attention, cross-attention and feed-forward: ten per block
 
 def add_lora(model, rank:int):
@@ -228,7 +231,7 @@ def train_stage2(
         with torch.no_grad(), half(): story["done"].append(rollout(student, context, table, text).float())
         return loss.mean()
     means = run(step, dict(student=student, critic=critic), WithCritic(mine, theirs), folder, minutes,
-                examiner(student, text_encoder, tokenizer, vae, judge), every=120, decay=.98)
+                examiner(folder, student, text_encoder, tokenizer, vae, judge), every=120, decay=.98)
     if rank == 0:
         merged = ShotTransformer.from_config(teacher.config)
         load_means(merged, means["student"])

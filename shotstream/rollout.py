@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['rollout', 'score_x0', 'student_loss', 'own_context']
 
-# %% ../nbs/18_rollout.ipynb #4cf28b7f
+# %% ../nbs/18_rollout.ipynb #7997a84c
 import torch
 from torch import Tensor
 from .codec import to_float, to_uint8
 from .context import context_frames
-from .core import FrameTable, next_shot_table, stack_stories
+from .core import FrameTable
 from .cache import Memory
 from .dmd import dmd_gradient, dmd_loss
 from .flow import add_noise, guided, to_x0
 from .student import film_shot
 from .teacher import teacher_velocity
 
-# %% ../nbs/18_rollout.ipynb #c876fe50
+# %% ../nbs/18_rollout.ipynb #e44ada0d
 def rollout(
     model,              # The student
     context:Tensor,     # (b, c, z, h, w)
@@ -27,15 +27,22 @@ def rollout(
     detach:bool=True,   # Stop gradients between chunks?
     sigmas=None, generator=None, window:int=21,
 )->Tensor:              # (b, f, z, h, w) the student's own film
-    "Film a shot as the student does when nobody helps (§4.3)"
+    "Film a shot as the student does when nobody helps (§3.2, §4.2)"
     memory = Memory(len(model.blocks), window)
     return torch.cat(list(film_shot(model, memory, context, table, text, sigmas, generator, stop=stop, detach=detach)), 1)
 
-# %% ../nbs/18_rollout.ipynb #c890d8f9
+# %% ../nbs/18_rollout.ipynb #3f5896ad
 @torch.no_grad()
 def score_x0(
-    model, context, x0, table, text, sigma, noise, guidance=1.,
-)->Tensor: # (b, f, z, h, w)
+    model,                    # Teacher or critic
+    context:Tensor,           # (b, c, z, h, w)
+    x0:Tensor,                # (b, f, z, h, w) the student's film
+    table:FrameTable,         # (b, c+f)
+    text:Tensor,              # (b, s, l, d)
+    sigma,                    # Noise level: a number or (b,)
+    noise:Tensor,             # Like `x0`
+    guidance:float=1.,        # 1: no second question
+)->Tensor:                    # (b, f, z, h, w)
     "Make the student's film noisy, and ask a score model where it ends"
     x, at = add_noise(x0, noise, sigma), table.at(sigma)
     v = teacher_velocity(model, context, x, at, text)
@@ -50,24 +57,24 @@ def student_loss(
     guidance:float=2.,        # Of the teacher
     detach:bool=True,
 )->tuple:                     # (b,) loss, and the film (b, f, z, h, w)
-    "One step of distribution matching on the student's own film"
+    "One step of distribution matching on the student's own film (§4.2)"
     x0 = rollout(student, context, table, text, stop, detach)
     noise = torch.randn_like(x0)
     real = score_x0(teacher, context, x0.detach(), table, text, sigma, noise, guidance)
     fake = score_x0(critic, context, x0.detach(), table, text, sigma, noise)
     return dmd_loss(x0, dmd_gradient(x0.detach(), real, fake)), x0.detach()
 
-# %% ../nbs/18_rollout.ipynb #b1db2f84
+# %% ../nbs/18_rollout.ipynb #e56be3eb
 @torch.no_grad()
 def own_context(
     vae,
     shots:list,      # Latents of the shots filmed so far, (b, f, z, h, w) each
     budget:int=6, rule:str="published",
 )->tuple:            # (b, budget, z, h, w) latents, and the shot of each frame
-    "Decode what was filmed, pick frames, encode each as a still: exactly what happens when a person films (§4.1)"
-    films = [to_uint8(vae.decode(z.transpose(1, 2).float()).sample) for z in shots]          # b f h w 3 each
+    "Decode what was filmed, pick frames, encode each as a still: exactly what happens when a person films (§4.1, §4.2)"
+    films = [to_uint8(vae.decode(z.transpose(1, 2).to(vae.dtype)).sample) for z in shots]          # b f h w 3 each
     picks = context_frames([(0, film.shape[1]) for film in films], budget, rule)
     stills = torch.stack([films[s][:, f] for s, f in picks], 1)                              # b c h w 3
     b, c = stills.shape[:2]
-    z = vae.encode(to_float(stills.flatten(0, 1)[:, None])).latent_dist.mode()[:, :, 0]
+    z = vae.encode(to_float(stills.flatten(0, 1)[:, None]).to(vae.dtype)).latent_dist.mode()[:, :, 0]
     return z.unflatten(0, (b, c)), [s for s, _ in picks]

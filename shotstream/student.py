@@ -28,7 +28,7 @@ def student_sigmas(
 # %% ../nbs/15_student.ipynb #27dc658d
 SHIFT = 3.   # of the toy student; 1.3B has 8
 
-# %% ../nbs/15_student.ipynb #a72d0870
+# %% ../nbs/15_student.ipynb #2a49ace2
 def film_chunk(
     model:ShotTransformer,
     memory:Memory,      # Holds the context and the shot so far
@@ -41,9 +41,9 @@ def film_chunk(
     stop:int|None=None, # Leave after this look (counted from 0), the only one with a gradient: for training
 )->Tensor:              # (b, f, z, h, w) clean latents
     "A few jumps to the end of the line, with fresh noise between them (§4.2)"
-    x, last = noise, len(sigmas)-1 if stop is None else stop
+    x0, last = None, len(sigmas)-1 if stop is None else stop
     for i, sigma in enumerate(sigmas[:last+1]):
-        if i: x = add_noise(x0, torch.randn(x.shape, generator=generator).to(x), sigma)
+        x = noise if i == 0 else add_noise(x0, torch.randn(noise.shape, generator=generator).to(noise), sigma)
         with torch.set_grad_enabled(i == last and torch.is_grad_enabled()):
             v = model(x.transpose(1, 2), None, text, table=table.at(sigma), cache=memory, phi=phi).sample.transpose(1, 2)
         x0 = to_x0(x, v, sigma)

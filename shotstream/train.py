@@ -129,7 +129,7 @@ class EMA:
             if v.is_floating_point(): self.mean[k].lerp_(v, 1-d)
             else: self.mean[k].copy_(v)
 
-# %% ../nbs/backstage/train.ipynb #cc08f744
+# %% ../nbs/backstage/train.ipynb #e63222ac
 def run(
     step,              # `step(i)` -> loss tensor; draws its own batch
     models,            # dict name -> module: what is trained and saved
@@ -140,11 +140,12 @@ def run(
     every:float=60.,   # Seconds between reports and checkpoints
     clip:float=1.,     # Largest gradient norm
     max_steps=None,    # Stop after so many steps, if given
+    steps=None,        # Let the learning rate follow a count of steps instead of the clock: such a run can be repeated bit for bit
     cool:float=.5,     # Part of the run in which the learning rate falls
     decay:float=.998,  # Of the moving average
     progress=True,     # Show a bar and reports?
 )->dict: # Moving averages, name -> state dict
-    "Train by the clock: the learning rate falls to zero when the minutes are over"
+    "Train by the clock, or by a count of steps: the learning rate falls to zero when they are over"
     rank, world = rank_and_world()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -157,17 +158,18 @@ def run(
             m.load_state_dict(old["models"][k])
             averages[k].mean, averages[k].steps = old["means"][k], i
         optimizer.load_state_dict(old["optimizer"])
+        if world == 1: torch.set_rng_state(old["rng"])
     started, reported, losses = time.time() - spent, time.time(), []
     bar = tqdm(total=round(minutes*60), initial=round(spent), unit="s", disable=rank > 0 or not progress, mininterval=5, desc=folder.name)
     def save():
         if rank: return
         tmp = folder/"state.tmp"
-        torch.save(dict(step=i, spent=time.time()-started, log=log, models={k: m.state_dict() for k, m in models.items()},
+        torch.save(dict(rng=torch.get_rng_state(), step=i, spent=time.time()-started, log=log, models={k: m.state_dict() for k, m in models.items()},
                         means={k: a.mean for k, a in averages.items()}, optimizer=optimizer.state_dict()), tmp)
         tmp.rename(state)
     while True:
         spent = same_everywhere(time.time() - started)
-        done = spent/(60*minutes)
+        done = i/steps if steps else spent/(60*minutes)
         if done >= 1 or (max_steps and i >= max_steps): break
         loss = step(i)
         loss.backward()

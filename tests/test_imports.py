@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]/"shotstream"
-ORDER = ("core world render truth video story codec text flow rope context cache transformer teacher student ode dmd rollout metrics data train recipes distill evaluate stream pipeline bench viz learn cli").split()
+ORDER = ("core world render truth video story codec text flow rope context cache transformer teacher student "
+         "ode dmd rollout metrics data train recipes distill evaluate stream pipeline bench director desk viz learn cli").split()
 ALLOWED = dict(flow={"core"}, rope={"core"}, context={"core"}, cache={"core"}, dmd={"core", "flow"})
 ONLY_HERE = {"viz": {"viz"}, "learn": {"learn"}}   # matplotlib stays out of the library
 

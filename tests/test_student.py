@@ -60,8 +60,9 @@ def test_a_noisy_look_leaves_nothing(small):
     for memory in (Memory(2), StaticMemory(2, 1, 4, 2, 16)):
         memory.new_shot()
         x = torch.randn(1, 4, 15, 4, 4)
-        look = lambda rows, at=0.: small(x[:, :, rows], None, text, table=table[rows].at(at), cache=memory).sample
-        look(slice(0, 6)); memory.commit()
+        def look(rows, at=0., x=x, memory=memory): return small(x[:, :, rows], None, text, table=table[rows].at(at), cache=memory).sample
+        look(slice(0, 6))
+        memory.commit()
         clean = look(slice(6, 9))
         look(slice(6, 9), .9)
         assert torch.equal(look(slice(6, 9)), clean)

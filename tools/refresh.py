@@ -22,6 +22,9 @@ def smaller(png, colours=192):
 def shrink_pictures(path):
     "Palette pictures in all outputs of a notebook"
     nb = nbformat.read(path, 4)
+    for cell in nb.cells: # such cells are for people, their widgets die with the kernel
+        if cell.source.startswith("#| eval: false"): cell.outputs = []
+    nb.metadata.pop("widgets", None)
     for output in (o for c in nb.cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})):
         output.data["image/png"] = smaller(output.data["image/png"])
     nbformat.write(nb, path)
