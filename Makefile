@@ -1,6 +1,6 @@
 # `make story` films a story, `make desk` opens the director's desk, `make lab` the notebooks, `make test` runs everything that can fail.
 PYTHON ?= python3
-STORY ?= data_samples/stories/lost_hat.json
+STORY ?= data_samples/stories/small_king.json
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: story test lab desk export clean
@@ -11,7 +11,7 @@ story: .venv/ready
 
 test: .venv/ready
 	.venv/bin/ruff check .
-	.venv/bin/python -m pytest -n 2
+	.venv/bin/python -m pytest -n 2 --dist worksteal
 
 lab: .venv/ready
 	.venv/bin/jupyter lab nbs/00_tour.ipynb

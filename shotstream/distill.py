@@ -29,7 +29,7 @@ from .train import TwoOptimizers, average_gradients, quick, rank_and_world, run
 from .transformer import ShotTransformer
 from .world import draw_story
 
-# %% ../nbs/backstage/distill.ipynb #312100b2
+# %% ../nbs/backstage/distill.ipynb #22e109af
 def some_latents(vae, folder, world, shards:int=250)->LatentCache:
     "Encoded stories, as many as there are, at least 64"
     latents = LatentCache(vae, folder)
@@ -49,7 +49,7 @@ def film_paths(
     minutes:float=8,   # On two processes
     n:int=12,          # Stories per batch
 ):
-    "Let the teacher film, and keep its paths (§4.3)"
+    "Let the teacher film, and keep its paths (§4.2)"
     rank, world = rank_and_world()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def film_paths(
         save_file(dict(context=context.half(), states=states.half(), text=text.half(), **rows), folder/f"{i:05d}.safetensors")
         if rank == 0: print(f"{n*world*(i//world+1)} paths after {(time.time()-start)/60:.1f} min", flush=True)
 
-# %% ../nbs/backstage/distill.ipynb #16a5f2b6
+# %% ../nbs/backstage/distill.ipynb #76d80d35
 def train_ode(
     folder,            # Checkpoints and `ode.safetensors`
     paths,             # Folder of `film_paths`
@@ -73,7 +73,7 @@ def train_ode(
     minutes:float=6,   # On two processes; resumes
     lr:float=2e-3,
 ):
-    "Teacher's weights, student's eyes: where does each chunk's path end? (§4.3)"
+    "Teacher's weights, student's eyes: where does each chunk's path end? (§4.2)"
     rank, world = rank_and_world()
     student, half = ShotTransformer.from_config(teacher.config), quick()
     student.load_state_dict(teacher.state_dict())
@@ -127,7 +127,7 @@ def load_means(
         if "lora_A" in k: plain[k.split(".lora_A")[0] + ".weight"] += weights[k.replace("lora_A", "lora_B")] @ weights[k]   # alpha = rank: scale 1
     model.load_state_dict(plain)
 
-# %% ../nbs/backstage/distill.ipynb #9f4e70aa
+# %% ../nbs/backstage/distill.ipynb #d215bccf
 class WithCritic:
     "The student's optimizer; the critic's travels along in checkpoints"
     def __init__(self, student, critic): self.student, self.critic, self.parameters = student, critic, student.parameters
@@ -154,12 +154,12 @@ def train_stage1(
     critic_steps:int=3, # Per generator step
     lr:float=1e-4, n:int=8,
 ):
-    "Self-forcing inside a shot, with the true past (§4.3, stage 1)"
+    "Self-forcing inside a shot, with the true past (§4.2, stage 1)"
     rank, world = rank_and_world()
     student, critic = (ShotTransformer.from_config(teacher.config) for _ in range(2))
     student.load_state_dict(start)
     critic.load_state_dict(teacher.state_dict())
-    latents, half = some_latents(vae, cache, world), quick(teacher, critic)
+    latents, half = some_latents(vae, cache, world), quick(*(teacher, critic)*(minutes > 5))
     seed = time.time()
     mine, theirs = adam(student, lr), adam(critic, 3*lr)
     def step(i):
@@ -180,7 +180,7 @@ def train_stage1(
                 examiner(folder, student, text_encoder, tokenizer, vae, judge), every=120, decay=.98)
     if rank == 0: save_file(means["student"], Path(folder)/"stage1.safetensors")
 
-# %% ../nbs/backstage/distill.ipynb #fc3be485
+# %% ../nbs/backstage/distill.ipynb #0a8a44f3
 LINEARS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]   # of self-attention, cross-attention and feed-forward: ten per block
 
 def add_lora(model, rank:int):
@@ -207,7 +207,7 @@ def train_stage2(
     critic_start=None,  # Weights of stage 1's critic
     shots:int=5, critic_steps:int=3, lr:float=2e-4, n:int=6, rank_of_lora:int=16,
 ):
-    "Self-forcing across shots: its own films are its past (§4.3, stage 2)"
+    "Self-forcing across shots: its own films are its past (§4.2, stage 2)"
     rank, world = rank_and_world()
     student, critic = (ShotTransformer.from_config(teacher.config) for _ in range(2))
     student.load_state_dict(start)

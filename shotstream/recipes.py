@@ -114,7 +114,7 @@ def train_judge(
     means = run(step, dict(judge=judge), TwoOptimizers(list(judge.parameters()), matrices, lr=2.5e-3, weight_decay=.01), folder, minutes, report, cool=.6)
     if rank == 0: save_file(means["judge"], Path(folder)/"judge.safetensors")
 
-# %% ../nbs/backstage/recipes.ipynb #146e9197
+# %% ../nbs/backstage/recipes.ipynb #42a18d5d
 class TextAndVideo(nn.Module):
     "The two networks that learn together"
     def __init__(self, tokenizer):
@@ -156,7 +156,7 @@ def train_teacher(
     while latents.path(shard).exists() or len(latents.stories) < 64:
         latents.add(shard)
         shard += world
-    clock, half = dict(done=0.), quick(both.transformer)
+    clock, half = dict(done=0.), quick(*[both.transformer]*(minutes > 5))     # compiling takes a while
     def step(i):
         nonlocal shard, filming
         if same_everywhere(filming < .12*(time.time()-began)) and len(latents.stories) < 8000: # an eighth of the time goes into new stories
