@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['CAPTION', 'PROMPTS', 'counted', 'memory_mib', 'time_shot', 'time_teacher', 'cpu_suite', 'summary']
 
-# %% ../nbs/backstage/bench.ipynb #562d6eb3
+# %% ../nbs/backstage/bench.ipynb #4b6ea3cd
 import platform, resource, time
 from contextlib import contextmanager
 from statistics import median
 import torch
+from .core import next_shot_table
 from .teacher import sample_shot
 
 # %% ../nbs/backstage/bench.ipynb #695936e3
@@ -30,7 +31,7 @@ def memory_mib(): # Largest so far, of this process
     "Host memory"
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(1024 if platform.system() == "Linux" else 2**20)
 
-# %% ../nbs/backstage/bench.ipynb #ed4dc1c0
+# %% ../nbs/backstage/bench.ipynb #88e99bec
 def time_shot(stream, prompt, latents):
     "Film one shot; what it took"
     with counted(stream.pipe.transformer) as seen:
@@ -46,7 +47,6 @@ def time_shot(stream, prompt, latents):
 @torch.no_grad()
 def time_teacher(pipe, caption, prompt, latents, steps, guidance=5.):
     "The same shot by the teacher, from an equally long past"
-    from shotstream.core import next_shot_table
     context, table = torch.zeros(1, 6, *pipe.latent_shape((64, 64))), next_shot_table([0]*6, latents, 1, captions=[0]*7)
     with counted(pipe.teacher) as seen:
         start = time.perf_counter()
@@ -55,7 +55,7 @@ def time_teacher(pipe, caption, prompt, latents, steps, guidance=5.):
         seconds = time.perf_counter() - start
     return dict(seconds=seconds, passed_frames=seen["frames"], transformer=seen["seconds"])
 
-# %% ../nbs/backstage/bench.ipynb #0433d3ea
+# %% ../nbs/backstage/bench.ipynb #010adf83
 CAPTION, PROMPTS = "a red ball with a hat in the forest by day.", ("wide shot: the ball waves.", "close up: the ball jumps.", "panning shot: the ball walks right.")
 
 def cpu_suite(
@@ -81,7 +81,7 @@ def cpu_suite(
         if k == 7: before = memory_mib()
         if k % 20 == 19: progress(f"shot {k+1} of {shots}")
     mid = lambda rows, key: median(r[key] for r in rows)
-    flat = [r for r in long[7:]]
+    flat = long[7:]
     half = len(flat)//2
     ratio = lambda key: mid(teacher, key)/mid(student, key)
     return dict(

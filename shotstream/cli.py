@@ -9,7 +9,7 @@ __all__ = ['story', 'samples', 'words', 'train', 'train_student', 'exam', 'bench
 import argparse, sys, time
 from pathlib import Path
 
-# %% ../nbs/backstage/cli.ipynb #23faf03c
+# %% ../nbs/backstage/cli.ipynb #7692c3fc
 def _folder(): return Path("data_samples/stories")
 
 def story(args):
@@ -68,6 +68,7 @@ def train(args):
 
 def train_student(args, minutes):
     "One stage of distillation; each starts from the stage before, yours if there is one in runs/, else the shipped one"
+    import torch
     from safetensors.torch import load_file
     from shotstream import distill
     from shotstream.metrics import Judge
@@ -80,7 +81,10 @@ def train_student(args, minutes):
     if args.what == "paths": distill.film_paths(args.folder, *models, args.cache, **minutes)
     if args.what == "ode": distill.train_ode(args.folder, "runs/paths", *models, **minutes)
     if args.what == "stage1": distill.train_stage1(args.folder, start("ode"), *models, judge, args.cache, **minutes)
-    if args.what == "stage2": distill.train_stage2(args.folder, start("stage1"), *models, judge, **minutes)
+    if args.what == "stage2":
+        state = Path("runs/stage1/state.pt")                  # go on with stage 1's critic, if it was trained here
+        critic = torch.load(state, weights_only=True)["models"]["critic"] if state.exists() else None
+        distill.train_stage2(args.folder, start("stage1"), *models, judge, critic_start=critic, **minutes)
 
 def exam(args):
     "Examine teacher or student"

@@ -29,8 +29,8 @@ from .train import TwoOptimizers, average_gradients, quick, rank_and_world, run
 from .transformer import ShotTransformer
 from .world import draw_story
 
-# %% ../nbs/backstage/distill.ipynb #22e109af
-def some_latents(vae, folder, world, shards:int=250)->LatentCache:
+# %% ../nbs/backstage/distill.ipynb #51fd7e5d
+def some_latents(vae, folder, shards:int=1000)->LatentCache:
     "Encoded stories, as many as there are, at least 64"
     latents = LatentCache(vae, folder)
     for i in range(shards):
@@ -53,7 +53,7 @@ def film_paths(
     rank, world = rank_and_world()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    latents, half, start, i = some_latents(vae, cache, world), quick(), time.time(), rank
+    latents, half, start, i = some_latents(vae, cache), quick(), time.time(), rank
     rng = random.Random(f"paths {rank} {time.time()}")
     while time.time() - start < 60*minutes:
         if (folder/f"{i:05d}.safetensors").exists(): i += world; continue
@@ -127,7 +127,7 @@ def load_means(
         if "lora_A" in k: plain[k.split(".lora_A")[0] + ".weight"] += weights[k.replace("lora_A", "lora_B")] @ weights[k]   # alpha = rank: scale 1
     model.load_state_dict(plain)
 
-# %% ../nbs/backstage/distill.ipynb #d215bccf
+# %% ../nbs/backstage/distill.ipynb #89df14e4
 class WithCritic:
     "The student's optimizer; the critic's travels along in checkpoints"
     def __init__(self, student, critic): self.student, self.critic, self.parameters = student, critic, student.parameters
@@ -159,7 +159,7 @@ def train_stage1(
     student, critic = (ShotTransformer.from_config(teacher.config) for _ in range(2))
     student.load_state_dict(start)
     critic.load_state_dict(teacher.state_dict())
-    latents, half = some_latents(vae, cache, world), quick(*(teacher, critic)*(minutes > 5))
+    latents, half = some_latents(vae, cache), quick(*(teacher, critic)*(minutes > 5))
     seed = time.time()
     mine, theirs = adam(student, lr), adam(critic, 3*lr)
     def step(i):
@@ -180,7 +180,7 @@ def train_stage1(
                 examiner(folder, student, text_encoder, tokenizer, vae, judge), every=120, decay=.98)
     if rank == 0: save_file(means["student"], Path(folder)/"stage1.safetensors")
 
-# %% ../nbs/backstage/distill.ipynb #0a8a44f3
+# %% ../nbs/backstage/distill.ipynb #eb39a6e6
 LINEARS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]   # of self-attention, cross-attention and feed-forward: ten per block
 
 def add_lora(model, rank:int):
@@ -213,7 +213,7 @@ def train_stage2(
     student.load_state_dict(start)
     critic.load_state_dict(critic_start or teacher.state_dict())
     for m in (student, critic): add_lora(m, rank_of_lora)
-    half, seed, story = quick(teacher), time.time(), dict(done=[], text=None)
+    half, seed, story = quick(*[teacher]*(minutes > 5)), time.time(), dict(done=[], text=None)
     mine, theirs = adam(student, lr), adam(critic, 3*lr)
     blank = torch.zeros(1, vae.config.z_dim, 8, 8)
     def step(i):

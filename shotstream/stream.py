@@ -50,7 +50,7 @@ class History:
         latents = torch.stack([self.shots[i].latents[f] for i, f in picks])[None]
         return latents, [self.shots[i].number for i, _ in picks], [i for i, _ in picks], torch.stack([s.text for s in self.shots])[None]
 
-# %% ../nbs/19_stream.ipynb #5a12b964
+# %% ../nbs/19_stream.ipynb #91f4c221
 @dataclass
 class Frames:
     "What a stream hands over"
@@ -106,7 +106,7 @@ class Stream:
         while True:
             if self.running is None:
                 if not self.queue:
-                    self.prepare()
+                    if self.history.count: self.prepare()
                     raise StopIteration
                 self.running = self.film(self.queue.popleft())
             for frames in self.running:
@@ -118,7 +118,7 @@ class Stream:
         "One shot, latent by latent"
         k, self.seen = self.history.count, []
         self.text = self.pipe.caption_features(self.caption, order.prompt)                       # 1 l d
-        rows = self.prepare()
+        rows = self.prepare() if self.history.count else self.prepare_first()
         shot = next_shot_table(rows, order.latents, k if k else 1)[slice(len(rows), None)]
         shot = replace(shot, caption=torch.zeros_like(shot.caption)).to(self.pipe.device)
         words = self.pipe.transformer.read(self.text[:, None])
@@ -131,17 +131,19 @@ class Stream:
 
     def prepare(self)->list: # Shots of the context frames
         "Put the next shot's context into memory; nothing of it depends on the next prompt, so it is done before that comes"
-        if not self.history.count:                                # a first shot: zeros, under its own caption (published)
-            if self.running is None and not self.queue and not hasattr(self, "text"): return []
-            rows, zeros = [0]*self.pipe.budget, torch.zeros(1, self.pipe.budget, *self.pipe.latent_shape(self.size), device=self.pipe.device)
-            open_shot(self.pipe.transformer, self.memory, zeros, next_shot_table(rows, 1, 1, captions=[0]*(len(rows)+1))[slice(0, len(rows))].to(self.pipe.device), self.text[:, None])
-            return rows
         if self.ready is None:
             latents, rows, captions, text = self.history.context()
             past = next_shot_table(rows, 1, self.history.count, captions=[*captions, 0])[slice(0, len(rows))].to(self.pipe.device)
             open_shot(self.pipe.transformer, self.memory, latents, past, text)
             self.ready = rows
         return self.ready
+
+    def prepare_first(self)->list: # Shots of the context frames
+        "A first shot looks back at zeros, under its own caption (published)"
+        rows, zeros = [0]*self.pipe.budget, torch.zeros(1, self.pipe.budget, *self.pipe.latent_shape(self.size), device=self.pipe.device)
+        past = next_shot_table(rows, 1, 1, captions=[0]*(len(rows)+1))[slice(0, len(rows))].to(self.pipe.device)
+        open_shot(self.pipe.transformer, self.memory, zeros, past, self.text[:, None])
+        return rows
 
     def finish(self):
         "The shot is over, whole or cut: what was seen becomes the past"

@@ -133,6 +133,7 @@ def test_mistakes_are_one_line(person, prompt, says):
     person.click("Next shot")
     person.until(lambda: says in person.text(), 10)
     person.page.wait_for_timeout(400)
+    assert person.page.locator("span[style*='c0392b']").count() == 1, f"no complaint, the desk says: {person.text()}"
     assert person.cards() == cards and "Traceback" not in person.page.content()
 
 

@@ -3,12 +3,14 @@ import itertools
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from shotstream import ShotStreamPipeline
+from shotstream import ShotStreamPipeline, distill
 from shotstream.bench import CAPTION, PROMPTS, cpu_suite, summary, time_shot
 from shotstream.cache import Memory, StaticMemory
 from shotstream.codec import to_uint8
 from shotstream.core import next_shot_table, sees_past, stack_stories
+from shotstream.data import LatentCache
 from shotstream.distill import add_lora, load_means, look_of, own_past
 from shotstream.ode import ode_loss
 from shotstream.pipeline import toy_student
@@ -124,7 +126,7 @@ def test_stages(pipe):
 
 @torch.no_grad()
 def test_training_made_films_sharp(pipe):
-    "First shots: four looks of the trained student are as sharp as films of the world, within a third; the teacher's weights in its place are not"
+    "First shots: four looks of the trained student are clearly sharper than those of the teacher's weights in its place"
     text = torch.stack([pipe.caption_features(CAPTION, p) for p in PROMPTS])
     context, table = own_past(pipe.vae, [], 9, 3, torch.zeros(32, 8, 8))
     film = lambda m: look_of(to_uint8(pipe.vae.decode(rollout(m, context, table, text, generator=torch.Generator().manual_seed(0)).transpose(1, 2)).sample))["sharp"]
@@ -146,6 +148,27 @@ def test_bench_writes_what_it_says(pipe):
     result = cpu_suite(pipe, shots=16, latents=2, rounds=1, steps=2, progress=lambda *_: None)
     assert result["ratios"]["counted_frame_passes"] == 2*2*(6+2)/(6 + 4*2)     # the next context, four looks at one chunk of two
     assert result["long_story"]["same_counts"] and "FPS" in summary(result)
+
+
+def test_every_stage_trains(pipe, tmp_path, monkeypatch):
+    "Paths, regression, both rollouts: each runs a step or two and leaves weights that the next stage takes"
+    def few(vae, folder, shards=1):
+        cache = LatentCache(vae, folder, shard_size=6)
+        cache.add(0)
+        return cache
+    monkeypatch.setattr(distill, "some_latents", few)
+    monkeypatch.setattr(distill, "examiner", lambda *args: None)
+    models = [m.requires_grad_(False) if isinstance(m, torch.nn.Module) else m for m in (pipe.teacher, pipe.text_encoder, pipe.tokenizer, pipe.vae)]
+    teacher = {k: v.clone() for k, v in pipe.teacher.state_dict().items()}
+    run = lambda what, *args, **kw: getattr(distill, what)(tmp_path/what, *args, minutes=.01, **kw)
+    run("film_paths", *models, tmp_path, n=2)
+    run("train_ode", tmp_path/"film_paths", *models)
+    run("train_stage1", ode := load_file(tmp_path/"train_ode"/"ode.safetensors"), *models, None, tmp_path, n=2, critic_steps=1)
+    run("train_stage2", one := load_file(tmp_path/"train_stage1"/"stage1.safetensors"), *models, None, n=2, shots=2, critic_steps=1)
+    two = load_file(tmp_path/"train_stage2"/"stage2.safetensors")
+    for before, after in ((teacher, ode), (ode, one), (one, two)):
+        assert set(before) == set(after) and any(not torch.equal(before[k], after[k]) for k in before)
+    assert all(torch.equal(v, teacher[k]) for k, v in pipe.teacher.state_dict().items())       # the teacher only teaches
 
 
 def test_sigmas():
