@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['CAPTION', 'PROMPTS', 'counted', 'memory_mib', 'time_shot', 'time_teacher', 'cpu_suite', 'summary']
 
-# %% ../nbs/backstage/bench.ipynb #4b6ea3cd
+# %% ../nbs/backstage/bench.ipynb #ca64edc4
 import platform, resource, time
 from contextlib import contextmanager
 from statistics import median
 import torch
 from .core import next_shot_table
+from .student import STEPS
 from .teacher import sample_shot
 
 # %% ../nbs/backstage/bench.ipynb #695936e3
@@ -55,7 +56,7 @@ def time_teacher(pipe, caption, prompt, latents, steps, guidance=5.):
         seconds = time.perf_counter() - start
     return dict(seconds=seconds, passed_frames=seen["frames"], transformer=seen["seconds"])
 
-# %% ../nbs/backstage/bench.ipynb #010adf83
+# %% ../nbs/backstage/bench.ipynb #d8a499c9
 CAPTION, PROMPTS = "a red ball with a hat in the forest by day.", ("wide shot: the ball waves.", "close up: the ball jumps.", "panning shot: the ball walks right.")
 
 def cpu_suite(
@@ -86,7 +87,7 @@ def cpu_suite(
     ratio = lambda key: mid(teacher, key)/mid(student, key)
     return dict(
         schema=1, host=dict(cpu=platform.processor() or platform.machine(), torch=torch.__version__, threads=torch.get_num_threads()),
-        config=dict(latents=latents, frames=student[0]["frames"], steps=len(pipe.sigmas), teacher_steps=steps, dtype=str(pipe.transformer.dtype)),
+        config=dict(latents=latents, frames=student[0]["frames"], steps=len(STEPS), teacher_steps=steps, dtype=str(pipe.transformer.dtype)),
         student=dict(fps_all_in=student[0]["frames"]/mid(student, "seconds"), fps_transformer=student[0]["frames"]/mid(student, "transformer"), first_frame_s=mid(student, "first")),
         teacher=dict(fps_all_in=student[0]["frames"]/mid(teacher, "seconds")),
         ratios=dict(all_in=ratio("seconds"), transformer=ratio("transformer"), counted_frame_passes=ratio("passed_frames")),

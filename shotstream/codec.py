@@ -81,7 +81,7 @@ class Decoder(nn.Module):
             nn.Conv2d(mid, 4*high, 1), nn.PixelShuffle(2), ResBlock(high), nn.SiLU(), nn.Conv2d(high, 12*4, 3, padding=1), nn.PixelShuffle(2))
     def forward(self, z): return self.linear(z[:, :self.linear.in_channels]) + self.net(z)
 
-# %% ../nbs/04_codec.ipynb #3c28658b
+# %% ../nbs/04_codec.ipynb #17f29a0a
 class Latents:
     "What `encode` returns: a distribution without spread, so `mode` and `sample` agree"
     def __init__(self, mean): self.mean = mean
@@ -127,6 +127,13 @@ class ToyVAE(ModelMixin, ConfigMixin):
         groups = self.decoder(torch.cat([z, previous], 2).flatten(0, 1)).unflatten(0, z.shape[:2])
         video = ungroup_frames(groups, first=before is None)
         return DecoderOutput(sample=video) if return_dict else (video,)
+
+    def decode_next(self,
+        z:Tensor,                # (b, z, f, h, w) the next latent frames of a stream
+        state=None,              # What the call before returned; `None` at the beginning
+    ): # Frames, and the state for the next call
+        "One step of a stream: all there is to remember is the last latent frame"
+        return self.decode(z, before=state).sample, z[:, :, -1]
 
 # %% ../nbs/04_codec.ipynb #5c61db2b
 @torch.no_grad()
@@ -183,14 +190,13 @@ def codec_loss(
     sharp = sum((a - b).abs().mean() for a, b in zip(edges(output), edges(target)))
     return (output - target).abs().mean() + sharp + 2*(output - target).pow(2).mean()
 
-# %% ../nbs/04_codec.ipynb #75dcfeca
+# %% ../nbs/04_codec.ipynb #a2528c9b
 class VideoStream:
     "Decode latent frame by latent frame; equals decoding all at once"
-    def __init__(self, vae): self.vae, self.before = vae, None
+    def __init__(self, vae): self.vae, self.state = vae, None
     @torch.no_grad()
     def __call__(self,
         z:Tensor, # (b, z, f, h, w) the next latent frames, usually one
     )->Tensor:    # (b, 3, f', h, w): one frame for the very first latent, four for every other
-        video = self.vae.decode(z, before=self.before).sample
-        self.before = z[:, :, -1]
+        video, self.state = self.vae.decode_next(z, self.state)
         return video

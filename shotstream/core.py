@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-# %% ../nbs/09_core.ipynb #1f9d6571
+# %% ../nbs/09_core.ipynb #beb71e5d
 @dataclass
 class FrameTable:
     "One row per latent frame, for a batch of stories: every field is (b, f)"
@@ -34,11 +34,11 @@ class FrameTable:
         if isinstance(frames, int): frames = [frames]
         return FrameTable(**{f.name: getattr(self, f.name)[:, frames] for f in fields(self)})
     def to(self, device): return FrameTable(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
-    def at(self, sigma):
-        "The same table with the target at noise level `sigma`: a number, (b,) or (b, f)"
+    def at(self, sigma, everywhere=False):
+        "The same table with the target (or `everywhere`) at noise level `sigma`: a number, (b,) or (b, f)"
         sigma = torch.as_tensor(sigma, dtype=self.sigma.dtype, device=self.sigma.device)
         if sigma.ndim == 1: sigma = sigma[:, None]
-        return replace(self, sigma=torch.where(self.target, sigma.expand(self.shape), self.sigma))
+        return replace(self, sigma=torch.where(self.target | everywhere, sigma.expand(self.shape), self.sigma))
     def __repr__(self):
         names = [f.name for f in fields(self)]
         rows = zip(*(getattr(self, n)[0].tolist() for n in names))

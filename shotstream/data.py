@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BUDGET', 'history_spans', 'context_picks', 'needed_singles', 'encode_story', 'latent_counts', 'train_story',
-           'LatentCache', 'next_shot_example', 'collate']
+           'LatentCache', 'next_shot_example', 'collate', 'care']
 
-# %% ../nbs/backstage/data.ipynb #7a74a588
+# %% ../nbs/backstage/data.ipynb #c18c22bb
 from pathlib import Path
 import random
 import torch
@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from .codec import ToyVAE, to_float
 from .context import context_frames
 from .core import next_shot_table, stack_stories
-from .render import render_shot
+from .render import circle, coverage, own_coordinates, pose, render_shot, screen
 from .text import compose_prompt
 from .world import draw_story, world_hash
 
@@ -47,7 +47,7 @@ def encode_story(
 
 def latent_counts(story): return [1 + (s.frames-1)//4 for s in story.shots]
 
-# %% ../nbs/backstage/data.ipynb #6cbbcd3e
+# %% ../nbs/backstage/data.ipynb #95d92977
 def train_story(seed): # One in five has a long history
     "Stories for training: two to five shots, and sometimes up to nine"
     return draw_story(seed, n_shots=6 + seed//5 % 4 if seed % 5 == 0 else None)
@@ -79,32 +79,40 @@ class LatentCache:
         i:int,      # Story in this cache
         k:int,      # Shot to make
         latents:int,# At most so many latent frames of it
+        echo=False, # See `next_shot_example`
     ): # (context (6, z, h, w), target (f, z, h, w), table (1, 6+f), prompts)
         "One training example: next shot, given ground-truth history"
-        return next_shot_example(self.stories[i], k, self.tensors[i]["shots"][k][:latents], self.tensors[i]["singles"])
+        return next_shot_example(self.stories[i], k, self.tensors[i]["shots"][k][:latents], self.tensors[i]["singles"], echo)
 
-    def batch(self,
+    def draw(self,
         rng,             # `random.Random`
         n:int,           # Stories
         frames:int,      # Latents of the shot; shorter shots are passed over
         first:float=.4,  # How often a story's first shot, when drawn, is taken
-    ): # See `collate`
-        "Random shots with their history"
-        examples = []
-        while len(examples) < n:
+    )->list:             # [(story in this cache, shot), ...]
+        "Random shots"
+        chosen = []
+        while len(chosen) < n:
             j = rng.randrange(len(self.stories))
             k = rng.randrange(len(self.stories[j].shots))
-            if (k or rng.random() < first) and len(self.tensors[j]["shots"][k]) >= frames: examples.append(self.example(j, k, frames))
-        return collate(examples)
+            if (k or rng.random() < first) and len(self.tensors[j]["shots"][k]) >= frames: chosen.append((j, k))
+        return chosen
 
-def next_shot_example(story, k, target, singles):
-    "Context latents, target latents, frame table and the captions it points to"
-    picks = context_picks(story, k)
+    def batch(self, rng, n, frames, first=.4): # See `draw` and `collate`
+        "Random shots with their history"
+        return collate([self.example(j, k, frames) for j, k in self.draw(rng, n, frames, first)])
+
+def next_shot_example(story, k, target, singles, echo=False):
+    """Context latents, target latents, frame table and the captions it points to.
+
+    `echo`: look back from one shot later, so that the past shows the target too; the first thing a model learns to copy from."""
+    echo = echo and k < len(story.shots)-1
+    picks = context_picks(story, k+echo)
     shots = sorted({shot for shot, _ in picks} | {k})
     prompts = [compose_prompt(story.caption, story.shots[s].caption) for s in shots]
     if picks:
         context = torch.stack([singles[p] for p in picks]).float()
-        table = next_shot_table([s for s, _ in picks], len(target), k, captions=[shots.index(s) for s, _ in picks] + [shots.index(k)])
+        table = next_shot_table([s for s, _ in picks], len(target), k+echo, captions=[shots.index(s) for s, _ in picks] + [shots.index(k)])
     else: # a first shot looks back at zeros, under its own caption (published)
         context = target.new_zeros(BUDGET, *target.shape[1:]).float()
         table = next_shot_table([0]*BUDGET, len(target), 1, captions=[0]*(BUDGET+1))
@@ -117,3 +125,20 @@ def collate(
     contexts, targets, tables, prompts = zip(*examples)
     most = max(map(len, prompts))
     return torch.stack(contexts), torch.stack(targets), stack_stories(*tables), [p + [""]*(most-len(p)) for p in prompts]
+
+# %% ../nbs/backstage/data.ipynb #d51729e5
+def care(
+    story, k:int,     # A shot
+    latents:int,      # So many latent frames of it
+    hero:float=2., badge:float=6., # Added to the weight 1 of everything else
+    size:int=8,       # Height and width in latent pixels
+)->torch.Tensor:      # (latents, 1, size, size), mean 1
+    "Where a mistake matters: on the characters, most on their badges"
+    shot, (x, y) = story.shots[k], screen(size)
+    t, weight = torch.arange(latents)*4., torch.ones(latents, size, size)
+    for slot in range(len(shot.cast)):
+        p = pose(shot, t, slot)
+        u, v = own_coordinates(p, x, y)
+        px = 1/size/p["size"][:, None, None]
+        weight += hero*coverage(circle(u, v, 1.3), px) + badge*coverage(circle(u, v-.38, .5), px)
+    return (weight/weight.mean())[:, None]

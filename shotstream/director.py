@@ -6,29 +6,32 @@
 __all__ = ['KINDS', 'Wish', 'Take', 'Story', 'Reel', 'write_whole', 'save_story', 'load_story', 'subtitles', 'as_python',
            'Director']
 
-# %% ../nbs/20_director.ipynb #6b85accb
+# %% ../nbs/20_director.ipynb #825ff05f
 import json
 import os
 import threading
+import time
 import traceback
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 import torch
+from fastcore.basics import patch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from .story import FPS, Script, ShotPrompt, contact_sheet, save_script, write_video
-from .stream import Frames, History, Order, Still, Stream
+from .stream import Frames, History, Order, Settings, Still, Stream
 
-# %% ../nbs/20_director.ipynb #c9fd7d1d
+# %% ../nbs/20_director.ipynb #8139b9c3
 @dataclass
 class Wish(Order):
     "A shot that somebody wants to see"
     keep:int|None=None   # End it after so many latents, as it was cut before
     again:bool=False     # Part of a rewriting?
     caption:str|None=None # Of the story, if it is not the director's
+    settings:Settings=Settings() # How it shall be filmed
 
 @dataclass(eq=False)
 class Take:
@@ -39,13 +42,14 @@ class Take:
     seed:int               # Used
     video:Tensor           # (f, h, w, 3) uint8
     text:Tensor            # (l, d) its caption, as the transformer reads it
+    settings:Settings=Settings() # How it was filmed
     still:Still|None=None  # What later shots may look back at; made when it is first needed
 
     @property
     def kept(self): return 1 + (len(self.video)-1)//4
     @property
     def cut(self): return self.kept < self.latents
-    def wish(self): return Wish(self.prompt, self.latents, self.seed, self.kept if self.cut else None, True, self.caption)
+    def wish(self): return Wish(self.prompt, self.latents, self.seed, self.kept if self.cut else None, True, self.caption, self.settings)
 
 # %% ../nbs/20_director.ipynb #5cbafa43
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Story:
     def shots(self): return self.takes[self.name]
     def having(self, shots, name=None): return Story({**self.takes, name or self.name: tuple(shots)}, name or self.name)
 
-# %% ../nbs/20_director.ipynb #9a65def6
+# %% ../nbs/20_director.ipynb #1c9ee455
 @dataclass(eq=False)
 class Reel:
     "A shot that is being filmed"
@@ -75,9 +79,9 @@ class Reel:
     def wanted(self): return self.wish.keep or self.wish.latents
     @property
     def whole(self): return len(self.frames) == self.wanted
-    def take(self, latents): return Take(self.caption, self.wish.prompt, self.wish.latents, self.seed, torch.cat([f.video for f in self.frames[:latents]]), self.text)
+    def take(self, latents): return Take(self.caption, self.wish.prompt, self.wish.latents, self.seed, torch.cat([f.video for f in self.frames[:latents]]), self.text, self.wish.settings)
 
-# %% ../nbs/20_director.ipynb #1a9e991c
+# %% ../nbs/20_director.ipynb #932b6cf8
 def write_whole(path, write):
     "Write a file so that there is always a whole one: the old or the new"
     part = path.with_name(f".part-{path.name}")
@@ -87,7 +91,7 @@ def write_whole(path, write):
 def save_story(
     folder:Path,
     story:Story,     # Every take with its `still`
-    caption:str, seed:int, rule:str, size:tuple, # Of the director
+    caption:str, seed:int, size:tuple, settings:Settings, # Of the director
 ):
     "`context.safetensors`, all that is needed to go on, and `story.json`, for people"
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,10 +99,10 @@ def save_story(
     for k, take in ((k, t) for ts in story.takes.values() for k, t in enumerate(ts)):
         if id(take) in numbers: continue                 # two takes of the story may share it
         n = numbers[id(take)] = len(shots)
-        shots.append(dict(caption=take.caption, prompt=take.prompt, latents=take.latents, seed=take.seed, number=k))
+        shots.append(dict(caption=take.caption, prompt=take.prompt, latents=take.latents, seed=take.seed, settings=asdict(take.settings), number=k))
         tensors |= {f"{n}.video": take.video, f"{n}.text": take.text, **{f"{n}.still.{f}": z for f, z in take.still.latents.items()}}
     takes = {name: [numbers[id(t)] for t in ts] for name, ts in story.takes.items()}
-    about = dict(caption=caption, seed=seed, rule=rule, size=size, name=story.name, shots=shots, takes=takes)
+    about = dict(caption=caption, seed=seed, size=size, settings=asdict(settings), name=story.name, shots=shots, takes=takes)
     tensors = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in tensors.items()} or {"empty": torch.zeros(1)}
     write_whole(folder/"context.safetensors", lambda p: save_file(tensors, p, {"director": json.dumps(about)}))
     script = Script(caption, tuple(ShotPrompt(t.prompt, len(t.video)) for t in story.shots), "", seed)
@@ -106,7 +110,7 @@ def save_story(
 
 def load_story(
     folder, device="cpu",
-)->tuple: # `Story`, and a dict of caption, seed, rule and size
+)->tuple: # `Story`, and a dict of caption, seed, size and settings
     "What `save_story` wrote"
     path = Path(folder)/"context.safetensors"
     if not path.exists(): raise FileNotFoundError(f"no story in {folder}: it needs context.safetensors, as Director.save writes it")
@@ -117,12 +121,12 @@ def load_story(
     for n, s in enumerate(about["shots"]):
         video, text = tensors[f"{n}.video"], tensors[f"{n}.text"].to(device)
         latents = {int(k.split(".")[2]): z.to(device) for k, z in tensors.items() if k.startswith(f"{n}.still.")}
-        still = Still(s.pop("number"), len(video), text, dict(sorted(latents.items())))
-        takes.append(Take(**s, video=video, text=text, still=still))
+        still = Still(s.pop("number"), len(video), text, dict(sorted(latents.items())), video)
+        takes.append(Take(**{**s, "settings": Settings(**s["settings"])}, video=video, text=text, still=still))
     story = Story({name: tuple(takes[n] for n in ns) for name, ns in about["takes"].items()}, about["name"])
-    return story, dict(caption=about["caption"], seed=about["seed"], rule=about["rule"], size=tuple(about["size"]))
+    return story, dict(caption=about["caption"], seed=about["seed"], size=tuple(about["size"]), **about["settings"])
 
-# %% ../nbs/20_director.ipynb #b93dfc7d
+# %% ../nbs/20_director.ipynb #7d985499
 def subtitles(
     shots,        # List of `Take`
     fps:int=FPS,
@@ -139,26 +143,29 @@ def subtitles(
 
 def as_python(
     shots,            # List of `Take`
-    seed:int=0, rule:str="published", size:tuple=(64, 64), # Of the director
+    seed:int=0, size:tuple=(64, 64), # Of the director
     model="toy",      # What `from_pretrained` shall load
 )->str:
     "Python that films the same shots again"
-    rows = "".join(f"    ({s.caption!r}, {s.prompt!r}, {s.latents}, {s.kept}, {s.seed}),\n" for s in shots)
+    knobs = {name for s in shots for name, value in asdict(s.settings).items() if value != getattr(Settings(), name)}      # those that were ever turned
+    turned = lambda s: {name: getattr(s.settings, name) for name in sorted(knobs)}
+    rows = "".join(f"    ({s.caption!r}, {s.prompt!r}, {s.latents}, {s.kept}, {s.seed}, {turned(s)}),\n" for s in shots)
     return f'''import torch
 from shotstream import ShotStreamPipeline
 
 pipe = ShotStreamPipeline.from_pretrained({str(model)!r})
-stream = pipe.stream(seed={seed}, rule={rule!r}, size={tuple(size)})
+stream = pipe.stream(seed={seed}, size={tuple(size)}, keep_films=True)
 shots = []
-for stream.caption, prompt, latents, kept, seed in [   # kept: a cut shot has fewer latents than were asked for
+for stream.caption, prompt, latents, kept, seed, settings in [   # kept: a cut shot has fewer latents than were asked for
 {rows}]:
+    stream.change(**settings)
     stream.next_shot(prompt, latents=latents, seed=seed)
     shots.append(torch.cat([next(stream).video for _ in range(kept)]))
     stream.cut()
 film = torch.cat(shots)                # (f, h, w, 3) uint8
 '''
 
-# %% ../nbs/20_director.ipynb #31950e4c
+# %% ../nbs/20_director.ipynb #488b203b
 KINDS = ("frames", "shot", "error", "idle")
 
 class Director:
@@ -170,12 +177,12 @@ class Director:
         pipe,                    # A `ShotStreamPipeline`
         caption:str="",          # Of the whole story; shots add to it
         seed:int=0,              # Shot k without a seed of its own has 1000 seed + k
-        folder=None,             # Where to save by itself; a story found there goes on, with its own caption, seed and rule
-        rule:str="published",    # Which frames to look back at
+        folder=None,             # Where to save by itself; a story found there goes on, with its own caption, seed, size and settings
         ahead:int=3, paced:bool=False,
-        size:tuple=(64, 64),     # Height and width in pixels
+        size=None,               # Height and width in pixels; by default the pipeline's
+        **settings,              # Of the shots to come, see `Settings`
     ):
-        self.pipe, self.caption, self.seed, self.rule, self.size = pipe, caption, seed, rule, tuple(size)
+        self.pipe, self.caption, self.seed, self.size, self.settings = pipe, caption, seed, tuple(size or pipe.config.size), Settings(**settings)
         self.folder, self.ahead, self.paced = folder and Path(folder), ahead, paced
         self.lock, self.saving = threading.Condition(threading.RLock()), threading.Lock()
         self.story = Story({"take 1": ()}, "take 1")
@@ -183,13 +190,15 @@ class Director:
         self.done, self.undone = deque(maxlen=50), deque(maxlen=50)                    # stories to go back and forth to
         self.queue, self.reels, self.events = deque(), [], deque()
         self.listeners = {kind: [] for kind in KINDS}
+        self.took = deque(maxlen=21)                                                   # seconds per latent, lately
         self.told = self.idle = True                                                   # nothing to film, and "idle" was said; nothing to do at all
         self.closed, self.dirty, self.placed = False, False, None                      # placed: the past that is in the stream's memory
         if self.folder and (self.folder/"context.safetensors").exists():
             self.story, about = load_story(self.folder, pipe.device)
-            self.caption, self.seed, self.rule, self.size = about["caption"], about["seed"], about["rule"], about["size"]
+            self.caption, self.seed, self.size = about.pop("caption"), about.pop("seed"), about.pop("size")
+            self.settings = Settings(**about)
         if self.caption.strip(): pipe.check(self.caption, "")
-        self.stream = Stream(pipe, self.caption, self.seed, self.rule, self.size)
+        self.stream = Stream(pipe, self.caption, self.seed, self.size, keep_films=True)
         self.worker = threading.Thread(target=self._work, name="director", daemon=True)
         self.worker.start()
 
@@ -199,365 +208,414 @@ class Director:
         state = f"{len(self.shots)} shots, {len(self.waiting)} prompts waiting{', filming' if self.reels else ''}"
         return f"Director({self.caption!r}, {self.name!r}: {state})"
 
-    # What there is to see
+# %% ../nbs/20_director.ipynb #73a73c9c
+@patch(as_prop=True)
+def shots(self:Director)->list: # Of `Take`
+    "The finished shots"
+    with self.lock: return list(self.story.shots if self.draft is None else self.draft)
 
-    @property
-    def shots(self)->list: # Of `Take`
-        "The finished shots"
-        with self.lock: return list(self.story.shots if self.draft is None else self.draft)
+@patch(as_prop=True)
+def waiting(self:Director)->list: # Of prompts
+    "What will be filmed after the running shot"
+    with self.lock: return [r.wish.prompt for r in self.reels[1:]] + [w.prompt for w in self.queue]
 
-    @property
-    def waiting(self)->list: # Of prompts
-        "What will be filmed after the running shot"
-        with self.lock: return [r.wish.prompt for r in self.reels[1:]] + [w.prompt for w in self.queue]
+@patch(as_prop=True)
+def running(self:Director)->Tensor|None: # (f, h, w, 3) uint8
+    "What the running shot would be if it ended now; `None` when there is none"
+    with self.lock:
+        if not self.reels: return None
+        videos = [f.video for f in self.reels[0].frames[:self.reels[0].taken]]
+    return torch.cat(videos) if videos else torch.empty(0, *self.size, 3, dtype=torch.uint8)
 
-    @property
-    def running(self)->Tensor|None: # (f, h, w, 3) uint8
-        "What the running shot would be if it ended now; `None` when there is none"
-        with self.lock:
-            if not self.reels: return None
-            videos = [f.video for f in self.reels[0].frames[:self.reels[0].taken]]
-        return torch.cat(videos) if videos else torch.empty(0, *self.size, 3, dtype=torch.uint8)
+@patch(as_prop=True)
+def fps(self:Director)->float:
+    "Frames per second of filming, lately; waiting for the viewer does not count"
+    return 4*len(self.took)/sum(self.took) if self.took else 0.
 
-    @property
-    def name(self)->str:
-        "Of the take that is on the screen"
-        with self.lock: return self.story.name
+@patch(as_prop=True)
+def name(self:Director)->str:
+    "Of the take that is on the screen"
+    with self.lock: return self.story.name
 
-    @property
-    def takes(self)->list:
-        "Names of all takes of the story"
-        with self.lock: return list(self.story.takes)
+@patch(as_prop=True)
+def takes(self:Director)->list:
+    "Names of all takes of the story"
+    with self.lock: return list(self.story.takes)
 
-    @property
-    def film(self)->Tensor: # (f, h, w, 3) uint8
-        "All finished shots, one after the other"
-        return torch.cat([torch.empty(0, *self.size, 3, dtype=torch.uint8), *[s.video for s in self.shots]])
+@patch(as_prop=True)
+def film(self:Director)->Tensor: # (f, h, w, 3) uint8
+    "All finished shots, one after the other"
+    return torch.cat([torch.empty(0, *self.size, 3, dtype=torch.uint8), *[s.video for s in self.shots]])
 
-    # What can be wished
-
-    def next_shot(self,
-        prompt:str,              # What happens
-        when:str="end",          # "end": after all that wait; "now": cut to it, and forget what waits
-        latents:int=9,           # Length; 1 + 4(latents-1) frames
-        seed:int|None=None,      # 1000*(the story's seed) + number of the shot, if there is none
-    ):
-        "Ask for a shot"
-        if when not in ("end", "now"): raise ValueError(f'when is "end" or "now", got {when!r}')
-        wish = Wish(prompt, latents, seed)
-        self._check(wish)
-        with self.lock:
-            self._open()
-            if when == "now": self._halt()
-            self.queue.append(wish)
-            self._wake()
-
-    def stop(self):
-        "End the running shot with what was seen of it, and forget what waits"
-        with self.lock:
-            if self.queue or self.reels or self.draft is not None:
-                self._halt()
-                self._wake()
-
-    def rewrite(self,
-        i:int,                   # Number of a shot: finished, running or waiting
-        prompt:str|None=None, seed:int|None=None, latents:int|None=None, # What shall be different
-    ):
-        "Film shot i again, from the same past, and then all that came after it; a cut shot keeps its length unless `latents` is given"
-        with self.lock:
-            self._open()
-            shots = self.shots
-            plan = [*(s.wish() for s in shots), *(r.wish for r in self.reels), *self.queue]
-            if not 0 <= i < len(plan): raise ValueError(f"there are {len(plan)} shots, counted from 0; there is no shot {i}")
-            change = {k: v for k, v in dict(prompt=prompt, seed=seed, latents=latents).items() if v is not None}
-            plan[i] = replace(plan[i], **change, keep=None if latents else plan[i].keep)
-            self._check(plan[i])
-            if i < len(shots): self.base, self.draft = i if self.draft is None else min(i, self.base), shots[:i]
-            keep = max(0, min(i-len(shots), len(self.reels)))        # reels that stay
-            self._forget(self.reels[keep:])
-            self.queue = deque(plan[min(i, len(shots))+keep:] if i < len(shots) else plan[len(shots)+keep:])
-            self._wake()
-
-    def branch(self, i:int)->str: # Name of the new take
-        "Start a take of the story that shares the shots before shot i"
-        with self.lock:
-            self._open()
-            if not 0 <= i <= len(self.shots): raise ValueError(f"there are {len(self.shots)} shots: branch at 0 to {len(self.shots)}, not at {i}")
-            self._halt()
-            name = next(n for k in range(1, 10**6) if (n := f"take {k}") not in self.story.takes)
-            self._commit(self.story.having(self.story.shots[:i], name))
-            return name
-
-    def switch(self, name:str):
-        "Put another take on the screen"
-        with self.lock:
-            self._open()
-            if name not in self.story.takes: raise ValueError(f"there is no {name!r}; there are {', '.join(self.story.takes)}")
-            self._halt()
-            if name != self.story.name: self._commit(replace(self.story, name=name))
-
-    def undo(self)->bool: # Was there anything to undo?
-        "Back to the story before; what is running is stopped first"
-        with self.lock:
-            self._open()
-            return self._halt() or self._step(self.done, self.undone)
-
-    def redo(self)->bool: # Was there anything?
-        "Forth again, as long as nothing new was filmed"
-        with self.lock:
-            self._open()
-            self._halt()
-            return self._step(self.undone, self.done)
-
-    def take(self, timeout:float|None=None)->Frames|None: # `None` if time is up or nothing will come
-        "The next frames to show; only with `paced=True`"
-        if not self.paced: raise RuntimeError("take() needs Director(..., paced=True); otherwise use on(\"frames\", function)")
-        with self.lock:
-            reel = lambda: next((r for r in self.reels if r.taken < len(r.frames)), None)
-            self.lock.wait_for(lambda: reel() or self.closed or (timeout is None and self.idle), timeout)
-            if not (found := reel()): return None
-            found.taken += 1
-            frames = found.frames[found.taken-1]
-            self._settle()
-            self._wake()
-            return frames
-
-    def on(self, kind:str, function):
-        "Call a function from the worker's thread: with new `Frames`, with the number of a finished shot, with an error's text, or with nothing when all is filmed"
-        if kind not in KINDS: raise ValueError(f"kinds of events are {', '.join(KINDS)}, got {kind!r}")
-        with self.lock: self.listeners[kind].append(function)
-
-    def wait(self, timeout:float|None=None)->bool: # Is it idle?
-        "Until everything is filmed, told and saved"
-        if threading.current_thread() is self.worker: raise RuntimeError("the worker cannot wait for itself: do not call wait() from a function given to on()")
-        with self.lock: return self.lock.wait_for(lambda: self.idle or self.closed, timeout)
-
-    def close(self):
-        "Stop, save and end the thread; what was filmed can still be read, saved and exported"
-        with self.lock:
-            if not self.closed:
-                self._halt()
-                self.closed = True
-                self._wake()
-        if threading.current_thread() is not self.worker: self.worker.join()
-
-    # Files
-
-    def save(self, folder):
-        "Everything that is finished, all takes: `context.safetensors` to go on with, `story.json` to read and `film.mp4` to watch"
-        story, path = self._save(folder), Path(folder)/"film.mp4"
-        if story.shots: write_video(path, torch.cat([t.video for t in story.shots]), scale=6 if self.pipe.is_toy else 1)
-        else: path.unlink(missing_ok=True)
-
-    @classmethod
-    def load(cls, pipe, folder, **kwargs)->"Director": # `kwargs`: folder, ahead, paced
-        "The director of a saved story; it goes on as if it had never stopped"
-        story, about = load_story(folder, pipe.device)
-        director = cls(pipe, **about, **kwargs)
-        with director.lock:
-            director.story = story
-            director._wake()
-        return director
-
-    def export(self,
-        path,         # Ends in .mp4, .gif, .png (a sheet of all shots), .srt (subtitles) or .py (makes the film again)
-        scale=None,   # Whole-number enlargement of pictures
-        model="toy",  # For .py: what `from_pretrained` shall load
-    ):
-        "Write the finished shots as a file for others"
-        path, shots, scale = Path(path), self.shots, scale or (6 if self.pipe.is_toy else 1)
-        kind = path.suffix.lower()
-        if kind not in (".mp4", ".gif", ".png", ".srt", ".py"): raise ValueError(f"export to .mp4, .gif, .png, .srt or .py, got {path.name!r}")
-        if not shots: raise ValueError("nothing is filmed yet")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if kind == ".mp4": write_video(path, torch.cat([s.video for s in shots]), scale=scale)
-        if kind == ".gif":
-            pictures = [Image.fromarray(f.numpy().repeat(scale, 0).repeat(scale, 1)) for s in shots for f in s.video]
-            pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=round(1000/FPS), loop=0)
-        if kind == ".png": Image.fromarray(contact_sheet([s.video for s in shots], scale=max(1, scale//2))).save(path)
-        if kind == ".srt": path.write_text(subtitles(shots), encoding="utf-8")
-        if kind == ".py": path.write_text(as_python(shots, self.seed, self.rule, self.size, model), encoding="utf-8")
-
-    def _save(self, folder):
-        with self.lock: story = self.story
-        for takes in story.takes.values():
-            for k, take in enumerate(takes): self._still(k, take)
-        with self.saving: save_story(Path(folder), story, self.caption, self.seed, self.rule, self.size)
-        return story
-
-    # Changes of the story; all of these hold the lock
-
-    def _open(self):
-        if self.closed: raise RuntimeError("this director is closed")
-
-    def _check(self, wish):
-        if not isinstance(wish.prompt, str) or not wish.prompt.strip():
-            raise ValueError("the prompt is empty: say who does what, for instance 'close up: the red ball jumps.'")
-        whole = lambda x: isinstance(x, int) and not isinstance(x, bool)
-        if not whole(wish.latents) or not 1 <= wish.latents <= 21: raise ValueError(f"a shot has 1 to 21 latent frames (1 to 81 frames of film), got {wish.latents!r}")
-        if wish.seed is not None and not (whole(wish.seed) and 0 <= wish.seed < 2**63): raise ValueError(f"a seed is a whole number from 0, got {wish.seed!r}")
-        self.pipe.check(self.caption if wish.caption is None else wish.caption, wish.prompt)
-
-    def _wake(self):
-        self.told = self.idle = False
-        self.lock.notify_all()
-
-    def _commit(self, story):
-        self.done.append(self.story)
-        self.undone.clear()
-        self.story, self.draft, self.dirty = story, None, True
+# %% ../nbs/20_director.ipynb #6b468b4e
+@patch
+def next_shot(self:Director,
+    prompt:str,              # What happens
+    when:str="end",          # "end": after all that wait; "now": cut to it, and forget what waits
+    latents:int=9,           # Length; 1 + 4(latents-1) frames
+    seed:int|None=None,      # 1000*(the story's seed) + number of the shot, if there is none
+):
+    "Ask for a shot"
+    if when not in ("end", "now"): raise ValueError(f'when is "end" or "now", got {when!r}')
+    wish = Wish(prompt, latents, seed, settings=self.settings)
+    self._check(wish)
+    with self.lock:
+        self._open()
+        if when == "now": self._halt()
+        self.queue.append(wish)
         self._wake()
 
-    def _step(self, source, target):
-        if not source: return False
-        target.append(self.story)
-        self.story, self.dirty = source.pop(), True
+@patch
+def change(self:Director, **settings):
+    "Other `Settings` for the shots to come; what waits already, and what is filmed again, keeps its own"
+    with self.lock:
+        self.settings = self.settings.but(**settings)
         self._wake()
-        return True
 
-    def _forget(self, reels):
-        "Nobody will see these"
-        self.reels = [r for r in self.reels if r not in reels]
-        if self.paced and reels: self.events = deque(e for e in self.events if e[0] != "frames")
+@patch
+def stop(self:Director):
+    "End the running shot with what was seen of it, and forget what waits"
+    with self.lock:
+        if self.queue or self.reels or self.draft is not None:
+            self._halt()
+            self._wake()
 
-    def _halt(self):
-        "End everything that runs or waits; returns whether that was all of nothing seen"
-        something, before, first = bool(self.queue or self.reels), self.story, self.reels[:1]
-        self.queue.clear()
-        self._forget(self.reels)
-        if first and first[0].taken: self._add(first[0].take(first[0].taken))
-        elif self.draft is not None and len(self.draft) > self.base: self._commit(self.story.having(self.draft))
-        self.draft = None
-        if something: self._wake()
-        return something and self.story is before
+@patch
+def rewrite(self:Director,
+    i:int,                   # Number of a shot: finished, running or waiting
+    prompt:str|None=None, seed:int|None=None, latents:int|None=None, # What shall be different
+):
+    "Film shot i again, from the same past, and then all that came after it; a cut shot keeps its length unless `latents` is given"
+    with self.lock:
+        self._open()
+        shots = self.shots
+        plan = [*(s.wish() for s in shots), *(r.wish for r in self.reels), *self.queue]
+        if not 0 <= i < len(plan): raise ValueError(f"there are {len(plan)} shots, counted from 0; there is no shot {i}")
+        change = {k: v for k, v in dict(prompt=prompt, seed=seed, latents=latents).items() if v is not None}
+        plan[i] = replace(plan[i], **change, keep=None if latents else plan[i].keep)
+        self._check(plan[i])
+        if i < len(shots): self.base, self.draft = i if self.draft is None else min(i, self.base), shots[:i]
+        keep = max(0, min(i-len(shots), len(self.reels)))        # reels that stay
+        self._forget(self.reels[keep:])
+        self.queue = deque(plan[min(i, len(shots))+keep:] if i < len(shots) else plan[len(shots)+keep:])
+        self._wake()
 
-    def _add(self, take):
-        "A shot is finished; a rewriting becomes a story when its last shot is"
-        shots = [*self.shots, take]
-        if self.draft is None: self._commit(self.story.having(shots))
-        else:
-            self.draft = shots
-            if not any(w.again for w in [*self.queue, *(r.wish for r in self.reels)]): self._commit(self.story.having(shots))
-        self.events.append(("shot", len(shots)-1))
+@patch
+def branch(self:Director, i:int)->str: # Name of the new take
+    "Start a take of the story that shares the shots before shot i"
+    with self.lock:
+        self._open()
+        if not 0 <= i <= len(self.shots): raise ValueError(f"there are {len(self.shots)} shots: branch at 0 to {len(self.shots)}, not at {i}")
+        self._halt()
+        name = next(n for k in range(1, 10**6) if (n := f"take {k}") not in self.story.takes)
+        self._commit(self.story.having(self.story.shots[:i], name))
+        return name
 
-    def _settle(self):
-        while self.reels and self.reels[0].whole and self.reels[0].taken == self.reels[0].wanted: self._add(self._result(self.reels.pop(0)))
+@patch
+def switch(self:Director, name:str):
+    "Put another take on the screen"
+    with self.lock:
+        self._open()
+        if name not in self.story.takes: raise ValueError(f"there is no {name!r}; there are {', '.join(self.story.takes)}")
+        self._halt()
+        if name != self.story.name: self._commit(replace(self.story, name=name))
 
-    def _result(self, reel):
-        "The take of a whole reel, always the same object"
-        if not hasattr(reel, "result"): reel.result = reel.take(reel.wanted)
-        return reel.result
+@patch
+def undo(self:Director)->bool: # Was there anything to undo?
+    "Back to the story before; what is running is stopped first"
+    with self.lock:
+        self._open()
+        return self._halt() or self._step(self.done, self.undone)
 
-    # The worker
+@patch
+def redo(self:Director)->bool: # Was there anything?
+    "Forth again, as long as nothing new was filmed"
+    with self.lock:
+        self._open()
+        self._halt()
+        return self._step(self.undone, self.done)
 
-    def _next(self):
-        "What there is to do, most urgent first"
-        if self.events: return self._tell
-        if self.dirty and self.draft is None: return self._autosave
-        if self.closed: return None
-        filming = self.reels and not self.reels[-1].whole
-        if (filming or self.queue) and sum(len(r.frames)-r.taken for r in self.reels) <= self.ahead: return self._film
-        if not self.reels and not self.queue:
-            if not self.told: return self._idle
-            if self.idle and self.story.shots and not self._is_placed(self.story.shots): return self._prepare
-        return False
+@patch
+def take(self:Director, timeout:float|None=None)->Frames|None: # `None` if time is up or nothing will come
+    "The next frames to show; only with `paced=True`"
+    if not self.paced: raise RuntimeError("take() needs Director(..., paced=True); otherwise use on(\"frames\", function)")
+    with self.lock:
+        reel = lambda: next((r for r in self.reels if r.taken < len(r.frames)), None)
+        self.lock.wait_for(lambda: reel() or self.closed or (timeout is None and self.idle), timeout)
+        if not (found := reel()): return None
+        found.taken += 1
+        frames = found.frames[found.taken-1]
+        self._settle()
+        self._wake()
+        return frames
 
-    def _work(self):
-        with torch.no_grad():
-            while True:
-                with self.lock:
-                    self.lock.wait_for(lambda: self._next() is not False)
-                    task = self._next()
-                if task is None: return
-                task()
-                with self.lock:
-                    if self.told and not self.events and not self.dirty and not self.idle: self.idle = True
-                    self.lock.notify_all()
+@patch
+def on(self:Director, kind:str, function):
+    "Call a function from the worker's thread: with new `Frames`, with the number of a finished shot, with an error's text, or with nothing when all is filmed"
+    if kind not in KINDS: raise ValueError(f"kinds of events are {', '.join(KINDS)}, got {kind!r}")
+    with self.lock: self.listeners[kind].append(function)
 
-    def _tell(self):
-        with self.lock:
-            if not self.events: return
-            kind, *what = self.events.popleft()
-            functions = list(self.listeners[kind])
-        for function in functions:
-            try: function(*what)
-            except Exception as e:
-                traceback.print_exc()
-                if kind != "error":
-                    with self.lock: self.events.append(("error", f'a function for "{kind}" failed: {type(e).__name__}: {e}'))
+@patch
+def wait(self:Director, timeout:float|None=None)->bool: # Is it idle?
+    "Until everything is filmed, told and saved"
+    if threading.current_thread() is self.worker: raise RuntimeError("the worker cannot wait for itself: do not call wait() from a function given to on()")
+    with self.lock: return self.lock.wait_for(lambda: self.idle or self.closed, timeout)
 
-    def _idle(self):
-        with self.lock: self.told = True
-        with self.lock: self.events.append(("idle",))
+@patch
+def close(self:Director):
+    "Stop, save and end the thread; what was filmed can still be read, saved and exported"
+    with self.lock:
+        if not self.closed:
+            self._halt()
+            self.closed = True
+            self._wake()
+    if threading.current_thread() is not self.worker: self.worker.join()
 
-    def _autosave(self):
-        with self.lock: self.dirty = False
-        if not self.folder: return
-        try: self._save(self.folder)
+# %% ../nbs/20_director.ipynb #3aba47fa
+@patch
+def save(self:Director, folder):
+    "Everything that is finished, all takes: `context.safetensors` to go on with, `story.json` to read and `film.mp4` to watch"
+    story, path = self._save(folder), Path(folder)/"film.mp4"
+    if story.shots: write_video(path, torch.cat([t.video for t in story.shots]), scale=6 if self.pipe.is_toy else 1)
+    else: path.unlink(missing_ok=True)
+
+@patch(cls_method=True)
+def load(cls:Director, pipe, folder, **kwargs)->"Director": # `kwargs`: folder, ahead, paced
+    "The director of a saved story; it goes on as if it had never stopped"
+    story, about = load_story(folder, pipe.device)
+    director = cls(pipe, **about, **kwargs)
+    with director.lock:
+        director.story = story
+        director._wake()
+    return director
+
+@patch
+def export(self:Director,
+    path,         # Ends in .mp4, .gif, .png (a sheet of all shots), .srt (subtitles) or .py (makes the film again)
+    scale=None,   # Whole-number enlargement of pictures
+    model="toy",  # For .py: what `from_pretrained` shall load
+):
+    "Write the finished shots as a file for others"
+    path, shots, scale = Path(path), self.shots, scale or (6 if self.pipe.is_toy else 1)
+    kind = path.suffix.lower()
+    if kind not in (".mp4", ".gif", ".png", ".srt", ".py"): raise ValueError(f"export to .mp4, .gif, .png, .srt or .py, got {path.name!r}")
+    if not shots: raise ValueError("nothing is filmed yet")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == ".mp4": write_video(path, torch.cat([s.video for s in shots]), scale=scale)
+    if kind == ".gif":
+        pictures = [Image.fromarray(f.numpy().repeat(scale, 0).repeat(scale, 1)) for s in shots for f in s.video]
+        pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=round(1000/FPS), loop=0)
+    if kind == ".png": Image.fromarray(contact_sheet([s.video for s in shots], scale=max(1, scale//2))).save(path)
+    if kind == ".srt": path.write_text(subtitles(shots), encoding="utf-8")
+    if kind == ".py": path.write_text(as_python(shots, self.seed, self.size, model), encoding="utf-8")
+
+@patch
+def _save(self:Director, folder):
+    with self.lock: story = self.story
+    for takes in story.takes.values():
+        for k, take in enumerate(takes): self._still(k, take)
+    with self.saving: save_story(Path(folder), story, self.caption, self.seed, self.size, self.settings)
+    return story
+
+# %% ../nbs/20_director.ipynb #2fe92f51
+@patch
+def _open(self:Director):
+    if self.closed: raise RuntimeError("this director is closed")
+
+@patch
+def _check(self:Director, wish):
+    if not isinstance(wish.prompt, str) or not wish.prompt.strip():
+        raise ValueError("the prompt is empty: say who does what, for instance 'close up: the red ball jumps.'")
+    whole = lambda x: isinstance(x, int) and not isinstance(x, bool)
+    if not whole(wish.latents) or not 1 <= wish.latents <= 21: raise ValueError(f"a shot has 1 to 21 latent frames (1 to 81 frames of film), got {wish.latents!r}")
+    if wish.seed is not None and not (whole(wish.seed) and 0 <= wish.seed < 2**63): raise ValueError(f"a seed is a whole number from 0, got {wish.seed!r}")
+    self.pipe.check(self.caption if wish.caption is None else wish.caption, wish.prompt)
+
+@patch
+def _wake(self:Director):
+    self.told = self.idle = False
+    self.lock.notify_all()
+
+@patch
+def _commit(self:Director, story):
+    self.done.append(self.story)
+    self.undone.clear()
+    self.story, self.draft, self.dirty = story, None, True
+    self._wake()
+
+@patch
+def _step(self:Director, source, target):
+    if not source: return False
+    target.append(self.story)
+    self.story, self.dirty = source.pop(), True
+    self._wake()
+    return True
+
+@patch
+def _forget(self:Director, reels):
+    "Nobody will see these"
+    self.reels = [r for r in self.reels if r not in reels]
+    if self.paced and reels: self.events = deque(e for e in self.events if e[0] != "frames")
+
+@patch
+def _halt(self:Director):
+    "End everything that runs or waits; returns whether that was all of nothing seen"
+    something, before, first = bool(self.queue or self.reels), self.story, self.reels[:1]
+    self.queue.clear()
+    self._forget(self.reels)
+    if first and first[0].taken: self._add(first[0].take(first[0].taken))
+    elif self.draft is not None and len(self.draft) > self.base: self._commit(self.story.having(self.draft))
+    self.draft = None
+    if something: self._wake()
+    return something and self.story is before
+
+@patch
+def _add(self:Director, take):
+    "A shot is finished; a rewriting becomes a story when its last shot is"
+    shots = [*self.shots, take]
+    if self.draft is None: self._commit(self.story.having(shots))
+    else:
+        self.draft = shots
+        if not any(w.again for w in [*self.queue, *(r.wish for r in self.reels)]): self._commit(self.story.having(shots))
+    self.events.append(("shot", len(shots)-1))
+
+@patch
+def _settle(self:Director):
+    while self.reels and self.reels[0].whole and self.reels[0].taken == self.reels[0].wanted: self._add(self._result(self.reels.pop(0)))
+
+@patch
+def _result(self:Director, reel):
+    "The take of a whole reel, always the same object"
+    if not hasattr(reel, "result"): reel.result = reel.take(reel.wanted)
+    return reel.result
+
+# %% ../nbs/20_director.ipynb #58e955fd
+@patch
+def _next(self:Director):
+    "What there is to do, most urgent first"
+    if self.events: return self._tell
+    if self.dirty and self.draft is None: return self._autosave
+    if self.closed: return None
+    filming = self.reels and not self.reels[-1].whole
+    if (filming or self.queue) and sum(len(r.frames)-r.taken for r in self.reels) <= self.ahead: return self._film
+    if not self.reels and not self.queue:
+        if not self.told: return self._idle
+        if self.idle and self.story.shots and not self._is_placed(self.story.shots, self.settings): return self._prepare
+    return False
+
+@patch
+def _work(self:Director):
+    with torch.no_grad():
+        while True:
+            with self.lock:
+                self.lock.wait_for(lambda: self._next() is not False)
+                task = self._next()
+            if task is None: return
+            task()
+            with self.lock:
+                if self.told and not self.events and not self.dirty and not self.idle: self.idle = True
+                self.lock.notify_all()
+
+@patch
+def _tell(self:Director):
+    with self.lock:
+        if not self.events: return
+        kind, *what = self.events.popleft()
+        functions = list(self.listeners[kind])
+    for function in functions:
+        try: function(*what)
         except Exception as e:
-            with self.lock: self.events.append(("error", f"could not save to {self.folder}: {type(e).__name__}: {e}"))
+            traceback.print_exc()
+            if kind != "error":
+                with self.lock: self.events.append(("error", f'a function for "{kind}" failed: {type(e).__name__}: {e}'))
 
-    def _is_placed(self, past): return self.placed is not None and len(past) == len(self.placed) and all(a is b for a, b in zip(past, self.placed))
+@patch
+def _idle(self:Director):
+    with self.lock: self.told = True
+    with self.lock: self.events.append(("idle",))
 
-    def _place(self, past):
-        "Give the stream these shots as its past; what is in its memory stays if it is the same past"
-        if not self._is_placed(past): self.stream.ready = None
-        self.stream.history.shots = [self._still(k, s) for k, s in enumerate(past)][-self.pipe.budget:]
-        self.stream.history.count, self.placed = len(past), None
+@patch
+def _autosave(self:Director):
+    with self.lock: self.dirty = False
+    if not self.folder: return
+    try: self._save(self.folder)
+    except Exception as e:
+        with self.lock: self.events.append(("error", f"could not save to {self.folder}: {type(e).__name__}: {e}"))
 
-    def _prepare(self):
-        "Nothing to film: bring the past into memory, so that the next prompt's frames come sooner"
-        with self.lock: past = self.story.shots
-        try:
-            self._place(past)
-            self.stream.prepare()
-        except Exception: self.stream.ready = None      # filming will meet it again, and say so
-        self.placed = past
+@patch
+def _is_placed(self:Director, past, settings):
+    if self.placed is None: return False
+    shots, then = self.placed
+    return settings == then and len(past) == len(shots) and all(a is b for a, b in zip(past, shots))
 
-    @torch.no_grad()
-    def _still(self, k, take):
-        if take.still is None:
-            history = History(self.pipe.encode, self.pipe.budget, self.rule)
-            history.count = k
-            history.add(take.video, take.text)
-            take.still = history.shots[0]
-        return take.still
+@patch
+def _place(self:Director, past, settings):
+    "Give the stream these shots as its past; what is in its memory stays if it is the same past"
+    if not self._is_placed(past, settings): self.stream.ready = None
+    self.stream.change(**asdict(settings))
+    pinned, oldest = {k for k, _ in settings.pinned}, len(past) - settings.budget
+    self.stream.history.shots = [self._still(k, s) for k, s in enumerate(past) if k >= oldest or k in pinned]
+    self.stream.history.count, self.placed = len(past), None
 
-    def _film(self):
-        "One latent of the running shot, or the first one of the next"
-        with self.lock:
-            past = None
-            if self.reels and not self.reels[-1].whole: reel = self.reels[-1]
-            elif self.queue:
-                past = [*self.shots, *map(self._result, self.reels)]
-                wish, k = self.queue.popleft(), len(past)
-                reel = Reel(wish, k, self.caption if wish.caption is None else wish.caption, 1000*self.seed + k if wish.seed is None else wish.seed)
-                self.reels.append(reel)
-            else: return
-        try:
-            if past is not None:
-                self._place(past)
-                self.stream.caption = reel.caption
-                reel.film = self.stream.film(Order(reel.wish.prompt, reel.wish.latents, reel.seed))
-            frames = next(reel.film)
-            reel.text = self.stream.text[0]
-        except Exception as e:
-            self.placed = None
-            with self.lock: self._failed(reel, f"shot {reel.number} ({reel.wish.prompt!r}): {type(e).__name__}: {e}")
-            return
-        with self.lock:
-            if reel not in self.reels: return           # stopped meanwhile: nobody has seen this, nobody will
-            reel.frames.append(frames)
-            if not self.paced: reel.taken += 1
-            self.events.append(("frames", frames))
-            self._settle()
+@patch
+def _prepare(self:Director):
+    "Nothing to film: bring the past into memory, so that the next prompt's frames come sooner"
+    with self.lock: past, settings = self.story.shots, self.settings
+    try:
+        self._place(past, settings)
+        self.stream.prepare()
+    except Exception: self.stream.ready = None      # filming will meet it again, and say so
+    self.placed = past, settings
 
-    def _failed(self, reel, message):
-        "Only this shot is lost; a rewriting is given up as a whole"
-        if reel not in self.reels: return
-        self._forget([reel])
-        if reel.wish.again:
-            self._forget([r for r in self.reels if r.wish.again])
-            self.queue, self.draft = deque(w for w in self.queue if not w.again), None
-        self.events.append(("error", message))
-        self._wake()
+@patch
+@torch.no_grad()
+def _still(self:Director, k, take):
+    if take.still is None:
+        history = History(self.pipe.encode, take.settings.budget, take.settings.rule, take.settings.pinned, films=True)
+        history.count = k
+        history.add(take.video, take.text)
+        take.still = history.shots[0]
+    return take.still
+
+@patch
+def _film(self:Director):
+    "One latent of the running shot, or the first one of the next"
+    with self.lock:
+        past = None
+        if self.reels and not self.reels[-1].whole: reel = self.reels[-1]
+        elif self.queue:
+            past = [*self.shots, *map(self._result, self.reels)]
+            wish, k = self.queue.popleft(), len(past)
+            reel = Reel(wish, k, self.caption if wish.caption is None else wish.caption, 1000*self.seed + k if wish.seed is None else wish.seed)
+            self.reels.append(reel)
+        else: return
+    start = time.perf_counter()
+    try:
+        if past is not None:
+            self._place(past, reel.wish.settings)
+            self.stream.caption = reel.caption
+            reel.film = self.stream.film(Order(reel.wish.prompt, reel.wish.latents, reel.seed))
+        frames = next(reel.film)
+        reel.text = self.stream.text[0]
+        self.took.append(time.perf_counter() - start)
+    except Exception as e:
+        self.placed = None
+        with self.lock: self._failed(reel, f"shot {reel.number} ({reel.wish.prompt!r}): {type(e).__name__}: {e}")
+        return
+    with self.lock:
+        if reel not in self.reels: return           # stopped meanwhile: nobody has seen this, nobody will
+        reel.frames.append(frames)
+        if not self.paced: reel.taken += 1
+        self.events.append(("frames", frames))
+        self._settle()
+
+@patch
+def _failed(self:Director, reel, message):
+    "Only this shot is lost; a rewriting is given up as a whole"
+    if reel not in self.reels: return
+    self._forget([reel])
+    if reel.wish.again:
+        self._forget([r for r in self.reels if r.wish.again])
+        self.queue, self.draft = deque(w for w in self.queue if not w.again), None
+    self.events.append(("error", message))
+    self._wake()

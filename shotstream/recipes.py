@@ -6,7 +6,7 @@
 __all__ = ['some_clip', 'clips', 'judged_shot', 'train_codec', 'blurred_or_noisy', 'train_judge', 'TextAndVideo', 'without_past',
            'train_teacher', 'unshared', 'validation_batch', 'validate', 'ship']
 
-# %% ../nbs/backstage/recipes.ipynb #a53f7688
+# %% ../nbs/backstage/recipes.ipynb #73ca59f8
 import json, random, time
 from pathlib import Path
 import torch
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import UMT5EncoderModel
 from .codec import ToyVAE, codec_loss, psnr, set_statistics, start_from_pca, to_float
-from .data import LatentCache, collate, encode_story, needed_singles, next_shot_example
+from .data import LatentCache, care, collate, encode_story, needed_singles, next_shot_example
 from .flow import draw_sigma
 from .metrics import Judge, errors, judge_loss, truth
 from .render import render_shot
@@ -114,7 +114,7 @@ def train_judge(
     means = run(step, dict(judge=judge), TwoOptimizers(list(judge.parameters()), matrices, lr=2.5e-3, weight_decay=.01), folder, minutes, report, cool=.6)
     if rank == 0: save_file(means["judge"], Path(folder)/"judge.safetensors")
 
-# %% ../nbs/backstage/recipes.ipynb #42a18d5d
+# %% ../nbs/backstage/recipes.ipynb #e4a78f03
 class TextAndVideo(nn.Module):
     "The two networks that learn together"
     def __init__(self, tokenizer):
@@ -159,7 +159,7 @@ def train_teacher(
     clock, half = dict(done=0.), quick(*[both.transformer]*(minutes > 5))     # compiling takes a while
     def step(i):
         nonlocal shard, filming
-        if same_everywhere(filming < .12*(time.time()-began)) and len(latents.stories) < 8000: # an eighth of the time goes into new stories
+        if same_everywhere(filming < .2*(time.time()-began)) and len(latents.stories) < 24000: # a fifth of the time goes into new stories
             now = time.time()
             latents.add(shard)
             shard, filming = shard + world, filming + time.time() - now
@@ -167,12 +167,15 @@ def train_teacher(
         first = clock["done"] < base
         frames = shared.choice((1, 1, 3, 5) if first else (3, 5, 9, 9, 9, 9, 13, 21))
         n = min(48, max(3, round((1600 if first else 3000)/(16*(frames + (0 if first else 6))))))
-        context, x0, table, prompts = latents.batch(own, n, frames, first=1. if first else .4)
+        chosen = latents.draw(own, n, frames, first=1. if first else .4)
+        echo = 0. if first else .25*max(0., 1 - 2*clock["done"])            # copying is learned where it is easy, then where it is needed
+        context, x0, table, prompts = collate([latents.example(j, k, frames, own.random() < echo) for j, k in chosen])
+        weight = torch.stack([care(latents.stories[j], k, frames) for j, k in chosen])
         if first: context, table = context[:, :0], table[slice(6, None)]
         else: without_past(context, table, [b for b in range(n) if own.random() < .1])
         with half():
             text = encode_prompts([p for ps in prompts for p in ps], tokenizer, both.text_encoder).unflatten(0, (n, -1))
-            return teacher_loss(both.transformer, context, x0, table, drop(text), draw_sigma(n, 2., normal=True)).mean()
+            return teacher_loss(both.transformer, context, x0, table, drop(text), draw_sigma(n, 2., normal=True), weight=weight).mean()
     check = validation_batch(vae)
     def report(i, averages):
         mean = TextAndVideo(tokenizer)

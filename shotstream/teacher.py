@@ -42,7 +42,7 @@ def teacher_velocity(
     v = model(join_context(context, target), None, text, table=table, phi=phi).sample
     return v.transpose(1, 2)[:, context.shape[1]:]
 
-# %% ../nbs/12_teacher.ipynb #51f1863e
+# %% ../nbs/12_teacher.ipynb #b9a069a8
 def teacher_loss(
     model:ShotTransformer,
     context:Tensor,   # (b, c, z, h, w) clean latents
@@ -51,11 +51,12 @@ def teacher_loss(
     text:Tensor,      # (b, s, l, d)
     sigma:Tensor,     # (b,) noise levels
     noise:Tensor|None=None, # Like `x0`
+    weight=1.,        # How much each place counts, if not all alike; broadcasts to `x0`
 )->Tensor:            # (b,) loss of each story
     "Flow matching on the target only"
     noise = torch.randn_like(x0) if noise is None else noise
     v = teacher_velocity(model, context, add_noise(x0, noise, sigma), table.at(sigma), text)
-    return (v - velocity(x0, noise)).pow(2).flatten(1).mean(1)
+    return (weight*(v - velocity(x0, noise)).pow(2)).flatten(1).mean(1)
 
 # %% ../nbs/12_teacher.ipynb #8c47ba2a
 def drop(
@@ -67,7 +68,7 @@ def drop(
     keep = torch.rand(len(x), generator=generator) >= probability
     return x*keep.to(x).reshape(-1, *[1]*(x.ndim-1))
 
-# %% ../nbs/12_teacher.ipynb #b1ec735d
+# %% ../nbs/12_teacher.ipynb #0f1d5923
 @torch.no_grad()
 def sample_shot(
     model:ShotTransformer,
@@ -80,13 +81,16 @@ def sample_shot(
     generator=None,     # For the noise
     progress=False,     # Show a bar?
     noise=None,         # (b, f, z, h, w); drawn if not given
+    blank=None,         # (1, 1, l, d) caption to be guided away from; by default silence, as in our training. Published: a negative prompt
+    same_time=False,    # Tell the clean context the target's noise level, as the published teacher does
 )->Tensor:              # (b, f, z, h, w) latents
     "Make one shot: noise, then `steps` looks at past and present"
     b, c, z, h, w = context.shape
     f = len(table) - c
     if noise is None: noise = torch.randn(b, f, z, h, w, generator=generator).to(context)
+    blank = torch.zeros_like(text) if blank is None else blank.expand_as(text)
     def v(x, sigma):
-        at = table.at(sigma)
+        at = table.at(sigma, everywhere=same_time)
         if guidance == 1: return teacher_velocity(model, context, x, at, text)
-        return guided(teacher_velocity(model, context, x, at, text), teacher_velocity(model, context, x, at, torch.zeros_like(text)), guidance)
+        return guided(teacher_velocity(model, context, x, at, text), teacher_velocity(model, context, x, at, blank), guidance)
     return euler(v, noise, schedule(steps, shift), progress)

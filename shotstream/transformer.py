@@ -78,7 +78,7 @@ def attend(
         return (fit if mask is None else fit.masked_fill(~mask, -torch.inf)).softmax(-1).type_as(v) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
-# %% ../nbs/10_transformer.ipynb #b25cc917
+# %% ../nbs/10_transformer.ipynb #ebabc03b
 def split_heads(
     x:Tensor,  # (b, f, n, d) tokens
     heads:int,
@@ -105,10 +105,12 @@ def self_attention(
     angles:tuple,          # cos and sin, (b, f*n, 1, head_dim//2) clocks of every token
     mask:Tensor|None=None, # (b, 1, f*n, f*n) bool; `None`: everybody sees everybody
     look=None, key_angles=None, # A memory: see `keys_values`
+    watch=None,            # `watch(q, k)`: somebody who wants to know who looks at whom
 )->Tensor:                 # (b, f, n, d)
     "Tokens of all frames look at each other (§4.2: with clocks that know the shot)"
     q = rotate(split_heads(attn.norm_q(attn.to_q(x)), attn.heads), *angles)
     k, v = keys_values(attn, x, angles, look, key_angles)
+    if watch is not None: watch(q, k)
     o = attend(*(z.transpose(1, 2) for z in (q, k, v)), mask)
     return attn.to_out[0](o.transpose(1, 2).flatten(2).unflatten(1, x.shape[1:3]))
 
@@ -145,18 +147,18 @@ def cross_attention(
     o = attend(heads(q), heads(k), heads(v)).transpose(1, 2).flatten(2)
     return attn.to_out[0](o.reshape(x.shape))
 
-# %% ../nbs/10_transformer.ipynb #bca0342b
+# %% ../nbs/10_transformer.ipynb #09805c75
 def block_forward(
     block,          # One of the model's `blocks`
     x:Tensor,       # (b, f, n, d) tokens
     text,           # (b, s, l, d) captions, or their keys and values
     time:Tensor,    # (b, f, 6, d) shifts, scales and gates
     caption:Tensor, # (b, f)
-    angles, mask=None, look=None, key_angles=None, # See `self_attention`
+    angles, mask=None, look=None, key_angles=None, watch=None, # See `self_attention`
 )->Tensor:          # (b, f, n, d)
     "Look around, read, think: each behind a norm, the first and last gated by time"
     shift, scale, gate, shift2, scale2, gate2 = (block.scale_shift_table + time.float()).unsqueeze(-2).unbind(2)   # b f 1 d
-    seen = self_attention(block.attn1, modulate(block.norm1(x.float()), shift, scale).type_as(x), angles, mask, look, key_angles)
+    seen = self_attention(block.attn1, modulate(block.norm1(x.float()), shift, scale).type_as(x), angles, mask, look, key_angles, watch)
     x = (x.float() + seen*gate).type_as(x)
     x = x + cross_attention(block.attn2, block.norm2(x.float()).type_as(x), text, caption)
     thought = block.ffn(modulate(block.norm3(x.float()), shift2, scale2).type_as(x))
@@ -173,7 +175,7 @@ def block_remember(
     shift, scale = (block.scale_shift_table + time.float()).unsqueeze(-2)[:, :, :2].unbind(2)
     keys_values(block.attn1, modulate(block.norm1(x.float()), shift, scale).type_as(x), angles, look, key_angles)
 
-# %% ../nbs/10_transformer.ipynb #d16b0a0c
+# %% ../nbs/10_transformer.ipynb #0d9c6fc1
 class ShotTransformer(WanTransformer3DModel):
     """Wan's video transformer, reading a frame table. Same state dict as `WanTransformer3DModel`, and same output when no table is given.
 
@@ -208,7 +210,8 @@ class ShotTransformer(WanTransformer3DModel):
         for i, (block, words) in enumerate(zip(self.blocks, text)):
             look = None if cache is None else partial(cache.look, i)
             if not answer and i == len(self.blocks)-1: return block_remember(block, x, time, angles, look, key_angles)
-            x = run(self.block_forward, block, x, words, time, table.caption, angles, mask, look, key_angles)
+            watch = cache.watch if cache is not None and cache.watched == i else None
+            x = run(self.block_forward, block, x, words, time, table.caption, angles, mask, look, key_angles, watch)
         shift, scale = (self.scale_shift_table + temb[:, :, None]).unsqueeze(-2).unbind(2)     # b f 1 d
         x = self.proj_out(modulate(self.norm_out(x.float()), shift, scale).type_as(x))
         x = unpatchify(x.unflatten(2, (rows, columns)), self.config.patch_size)

@@ -255,7 +255,7 @@ def test_errors_end_only_their_shot(pipe, scratch, fail_at):
         d.on("error", lambda message: (errors.append(message), threads.add(threading.current_thread())))
         d.next_shot(PROMPTS[0], latents=1)
         d.wait(60)
-        while not d._is_placed(d.story.shots): time.sleep(.001)
+        while not d._is_placed(d.story.shots, d.settings): time.sleep(.001)
         finished = d.shots
         hook = pipe.transformer.register_forward_pre_hook(fail)
         try:
@@ -388,3 +388,44 @@ def test_many_threads(pipe, scratch):
         for p in people: p.join()
         assert d.wait(120)
         is_valid(d, scratch)
+
+
+def test_knobs_turn_for_the_shots_to_come(pipe, tmp_path):
+    "Rewriting, loading and the exported program keep every shot's own settings"
+    with Director(pipe, CAPTION, seed=5) as d:
+        d.next_shot(PROMPTS[0], latents=2)
+        d.next_shot(PROMPTS[1], latents=2)
+        d.change(phi=0., steps=2)                            # what waits keeps its own
+        d.next_shot(PROMPTS[2], latents=2)
+        assert d.wait(60)
+        d.change(budget=3, pinned=[(0, 2)], phi=1/6)
+        d.next_shot(PROMPTS[0], latents=1)
+        assert d.wait(60)
+        assert [(s.settings.steps, s.settings.budget) for s in d.shots] == [(4, 6), (4, 6), (2, 6), (2, 3)]
+        assert d.stream.history.context()[1][0] == 0 and d.stream.memory.frames.count(-1) == 3
+        before = [s.video for s in d.shots]
+        with pytest.raises(ValueError, match="unknown setting"): d.change(fi=0.)
+        d.export(tmp_path/"film.py")
+        d.save(tmp_path/"saved")
+        d.rewrite(1, seed=1001*5)
+        d.rewrite(1, seed=5001)                              # as it was
+        assert d.wait(60)
+        for a, b in zip(before, d.shots, strict=True): assert torch.equal(a, b.video)
+    names = {}
+    exec((tmp_path/"film.py").read_text(), names)
+    for a, b in zip(before, names["shots"], strict=True): assert torch.equal(a, b)
+    with Director.load(pipe, tmp_path/"saved") as e:
+        assert e.settings == d.settings and [s.settings for s in e.shots] == [s.settings for s in d.shots]
+
+
+def test_knobs_change_films(pipe):
+    def film(**settings):
+        with Director(pipe, CAPTION, **settings) as d:
+            for k in range(2): d.next_shot(PROMPTS[k], latents=2)
+            assert d.wait(60)
+            return [s.video for s in d.shots]
+    plain = film()
+    for change in (dict(phi=0.), dict(budget=1), dict(steps=2), dict(rule="first")):
+        first, second = film(**change)
+        assert torch.equal(first, plain[0]) == (change.keys() & {"phi", "steps", "budget"} == set())       # a first shot looks back at zeros of shot 0
+        assert not torch.equal(second, plain[1]), change
