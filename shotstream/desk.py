@@ -62,7 +62,7 @@ def memory_picture(
     image.save(out, "PNG")
     return out.getvalue()
 
-# %% ../nbs/21_desk.ipynb #33da5ccf
+# %% ../nbs/21_desk.ipynb #882642ff
 PRESETS = ("wide shot: the ball waves.", "close up: the ball jumps.", "panning shot: the ball walks right.", "close up: the ball turns around.", "wide shot: the ball grows.")
 
 class Desk(W.VBox):
@@ -112,6 +112,12 @@ class Desk(W.VBox):
         self.presets.observe(self.take_idea, "value")
         self.rows = [self.caption, W.HBox([self.picture, W.VBox([self.readout, W.Label("memory: past | this shot, and what the newest frames look at"), self.memory, self.knobs()])]),
                      W.HBox([self.prompt, self.presets]), self.status, W.HBox([self.latents, self.number, self.fixed, self.branches]), actions, self.strip]
+
+    def close(self):
+        "Put everything away"
+        self.closed = True
+        self.director.close()
+        super().close()
 
     def knobs(self):
         "One slider for each symbol of the paper; they count from the next shot on"
@@ -240,7 +246,7 @@ def branch(self:Desk, i):
     self.strip_again()
     self.say(f"a new branch: the story goes on after shot {i}")
 
-# %% ../nbs/21_desk.ipynb #582e3b0e
+# %% ../nbs/21_desk.ipynb #af4cc535
 @patch
 def play(self:Desk):
     "Show frames at sixteen a second, as long as there are any"
@@ -264,10 +270,3 @@ def read_out(self:Desk, frames):
     self.memory.value, memory.watched = memory_picture(memory.shares, newest=3), self.watched
     first = f"first frame after {self.first*1000:.0f} ms<br>" if self.first else ""
     self.readout.value = f"shot {frames.shot + 1}, chunk {frames.latent//3 + 1}, latent {frames.latent + 1}<br>{first}made at {self.director.fps:.0f} FPS<br>memory {memory.bytes/2**20:.1f} MB"
-
-@patch
-def close(self:Desk):
-    "Put everything away"
-    self.closed = True
-    self.director.close()
-    W.VBox.close(self)
