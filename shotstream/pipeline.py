@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['ASSETS', 'PUBLISHED', 'check_card', 'toy_student', 'Film', 'teacher_shots', 'student_shots', 'ShotStreamPipeline']
 
-# %% ../nbs/13_pipeline.ipynb #524a5a14
-import json, time
+# %% ../nbs/13_pipeline.ipynb #25abf6ff
+import json, re, time
 from dataclasses import dataclass
 from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
+from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -25,6 +26,7 @@ from .student import SHIFT
 from .teacher import sample_shot
 from .text import check_prompt, compose_prompt, encode_prompts
 from .transformer import ShotTransformer
+from .wan import clean_prompt, load_shotstream, merge_lora
 from .wan_video import WanVAE
 from .world import world_hash
 
@@ -39,7 +41,7 @@ def check_card(
     if card.exists() and (made := json.loads(card.read_text())["world"]) != world_hash():
         raise ValueError(f"the weights in {folder} were trained on toy world {made}, this package has world {world_hash()}; install the matching version or train again")
 
-# %% ../nbs/13_pipeline.ipynb #06b87b10
+# %% ../nbs/13_pipeline.ipynb #c1e6bad6
 def toy_student(
     stage:str="stage2", # "ode", "stage1" or "stage2"
 )->ShotTransformer:
@@ -47,8 +49,7 @@ def toy_student(
     if stage not in ("ode", "stage1", "stage2"): raise ValueError(f'a student\'s stage is "ode", "stage1" or "stage2", got {stage!r}')
     model = ShotTransformer.from_pretrained(ASSETS/"toy"/("ode" if stage == "ode" else "transformer"), torch_dtype=torch.float32).eval()
     if stage == "stage1":
-        weights, lora = model.state_dict(), load_file(ASSETS/"toy"/"stage2_lora.safetensors")
-        for a in (k for k in lora if ".lora_A." in k): weights[a.split(".lora_A.")[0] + ".weight"] -= lora[a.replace("lora_A", "lora_B")].float() @ lora[a].float()
+        model.load_state_dict(merge_lora(model.state_dict(), load_file(ASSETS/"toy"/"stage2_lora.safetensors"), scale=-1.))
     return model
 
 # %% ../nbs/13_pipeline.ipynb #d56dc7f0
@@ -106,13 +107,13 @@ PUBLISHED = dict(shift=8., prompt_style="published", context_pixels="float", con
     negative_prompt="色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，多余的手指，"
                     "画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走")   # Wan's own
 
-# %% ../nbs/13_pipeline.ipynb #a34c727a
+# %% ../nbs/13_pipeline.ipynb #490b38d3
 class ShotStreamPipeline(DiffusionPipeline):
     """Films stories shot by shot: `ShotStreamPipeline.from_pretrained("toy")(story)`.
 
     The toy models and Wan2.1 are the same classes; a folder has the layout of every diffusers pipeline. `transformer` is the few-step student; `teacher`, the slow model it learned from, is optional."""
     model_cpu_offload_seq = "text_encoder->transformer->vae"
-    _optional_components = ["teacher"]
+    _optional_components = ["teacher", "text_encoder"]
 
     def __init__(self, vae, text_encoder, tokenizer, transformer, teacher=None,
         shift:float=SHIFT,             # Of the noise schedule
@@ -127,22 +128,30 @@ class ShotStreamPipeline(DiffusionPipeline):
         for name, value, known in (("prompt_style", prompt_style, ("toy", "published")), ("context_pixels", context_pixels, ("uint8", "float")), ("context_time", context_time, ("clean", "target"))):
             if value not in known: raise ValueError(f"{name} is {known[0]!r} or {known[1]!r}, got {value!r}")
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, transformer=transformer, teacher=teacher)
+        self.was_read, self.text_rests = {}, False         # what a released text encoder has read; does it wait in main memory?
         self.register_to_config(shift=shift, prompt_style=prompt_style, context_pixels=context_pixels, context_time=context_time, negative_prompt=negative_prompt,
                                 guidance=guidance, teacher_steps=teacher_steps, size=tuple(size))
 
     @classmethod
     def from_pretrained(cls,
-        path="toy",                  # "toy" (inside this package), or a folder with diffusers' layout
+        path="toy",                  # "toy" (inside this package), a folder with diffusers' layout, or a name on the hub
         torch_dtype=torch.float32,
+        weights=None,                # Instead of the folder's transformer: a checkpoint as `load_shotstream` reads it, for instance `shotstream_merged.pt`
     )->"ShotStreamPipeline":
         "Load a pipeline; transformers are always `ShotTransformer`s, whatever the folder's index says"
         folder = ASSETS/"toy" if str(path) == "toy" else Path(path)
+        if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+            try: folder = Path(snapshot_download(str(path)))
+            except Exception as e: raise OSError(f"there is no folder {path}, and the hub did not give it: {type(e).__name__}: {e}") from None
         if not (folder/"transformer").is_dir(): raise FileNotFoundError(f"no pipeline in {folder}: it needs the folders vae, text_encoder, tokenizer and transformer; 'toy' is always there")
         check_card(folder)
         name = json.loads((folder/"vae"/"config.json").read_text())["_class_name"]
         vae = (ToyVAE if name == "ToyVAE" else WanVAE).from_pretrained(folder/"vae", torch_dtype=torch_dtype)
         text_encoder = UMT5EncoderModel.from_pretrained(folder/"text_encoder", dtype=torch_dtype)
         transformer, teacher = (ShotTransformer.from_pretrained(folder/n, torch_dtype=torch_dtype) if (folder/n).is_dir() else None for n in ("transformer", "teacher"))
+        if weights is not None:
+            shape = {k: v for k, v in transformer.config.items() if not k.startswith("_")}
+            transformer = load_shotstream(weights, base=folder/"transformer", config=shape, dtype=torch_dtype)
         index = json.loads((folder/"model_index.json").read_text()) if (folder/"model_index.json").exists() else {}
         config = {} if name == "ToyVAE" else dict(PUBLISHED)
         config.update((k, index[k]) for k in PUBLISHED if k in index)
@@ -153,7 +162,7 @@ class ShotStreamPipeline(DiffusionPipeline):
 
     def check(self, caption:str, prompt:str)->str: # What a person should know; "" if nothing
         "Complain about words that the toy world does not know; say how much of a long prompt will not be read"
-        whole = compose_prompt(caption, prompt, 0, self.config.prompt_style)
+        whole = self.prompt_of(caption, prompt)
         if self.is_toy: check_prompt(whole, self.tokenizer)
         tokens, room = len(self.tokenizer(whole).input_ids), self.tokenizer.model_max_length
         return f"the last {tokens-room} of {tokens} tokens will not be read: shorten the story's caption" if tokens > room else ""
@@ -170,13 +179,39 @@ class ShotStreamPipeline(DiffusionPipeline):
         if problems: raise StoryError(problems)
         return script
 
+    @torch.no_grad()
     def features(self, prompt:str)->Tensor: # (1, l, d)
         "A prompt, as the transformer reads it"
-        return encode_prompts([prompt], self.tokenizer, self.text_encoder).to(self.device, self.transformer.dtype)
+        if self.text_encoder is None and prompt not in self.was_read:
+            raise ValueError("the text encoder was released and has not read this prompt: load the pipeline again, or give release_text() the whole story")
+        if self.text_encoder is None: text = self.was_read[prompt]
+        else:
+            if self.text_rests: self.text_encoder.to(self.device)
+            text = encode_prompts([prompt], self.tokenizer, self.text_encoder)
+            if self.text_rests: self.text_encoder.to("cpu")
+        return text.to(self.device, self.transformer.dtype)
+
+    def rest_text(self, rests:bool=True):
+        "Let the text encoder wait in main memory, and come to the device only to read: umT5-XXL is four times as heavy as the transformer"
+        self.text_rests = rests
+        self.text_encoder.to("cpu" if rests else self.device)
+
+    def release_text(self, story=None):
+        "Give the text encoder's memory back, after it has read all prompts of a story"
+        if story is not None:
+            script = self.read(story)
+            prompts = [self.prompt_of(script.caption, s.caption, k) for k, s in enumerate(script.shots)]
+            self.was_read = {p: self.features(p) for p in prompts}
+        self.register_modules(text_encoder=None)
 
     def caption_features(self, caption:str, prompt:str, number:int=0)->Tensor: # (1, l, d)
         "A shot's caption"
-        return self.features(compose_prompt(caption, prompt, number, self.config.prompt_style))
+        return self.features(self.prompt_of(caption, prompt, number))
+
+    def prompt_of(self, caption:str, prompt:str, number:int=0)->str:
+        "Story and shot caption in one; cleaned of broken characters when the published style is wanted"
+        whole = compose_prompt(caption, prompt, number, self.config.prompt_style)
+        return clean_prompt(whole) if self.config.prompt_style == "published" else whole
 
     def latent_shape(self, size:tuple)->tuple: # (z, h, w)
         "Of one latent frame, for pictures of `size` (height, width)"

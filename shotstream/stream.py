@@ -94,7 +94,7 @@ class Settings:
         if unknown := changes.keys() - asdict(self).keys(): raise ValueError(f"unknown setting {sorted(unknown)[0]!r}; there are {', '.join(asdict(self))}")
         return replace(self, **changes)
 
-# %% ../nbs/19_stream.ipynb #9e63d41f
+# %% ../nbs/19_stream.ipynb #66a36062
 @dataclass
 class Frames:
     "What a stream hands over"
@@ -181,7 +181,7 @@ class Stream:
         decode, latent = VideoStream(pipe.vae), 0
         for chunk in film_chunks(pipe.transformer, self.memory, shot, words, pipe.latent_shape(self.size), sigmas, generator, settings.phi):
             for z in chunk.split(1, 1):
-                yield self.hand_over(k, latent, decode(z.transpose(1, 2)))
+                yield self.hand_over(k, latent, decode(z.transpose(1, 2).to(pipe.vae.dtype)))
                 latent += 1
 
     def hand_over(self, shot, latent, video):

@@ -35,7 +35,7 @@ def student_sigmas(
 # %% ../nbs/15_student.ipynb #27dc658d
 SHIFT = 3.   # of the toy student; 1.3B has 8
 
-# %% ../nbs/15_student.ipynb #2a49ace2
+# %% ../nbs/15_student.ipynb #8289ae01
 def film_chunk(
     model:ShotTransformer,
     memory:Memory,      # Holds the context and the shot so far
@@ -52,8 +52,8 @@ def film_chunk(
     for i, sigma in enumerate(sigmas[:last+1]):
         x = noise if i == 0 else add_noise(x0, torch.randn(noise.shape, generator=generator).to(noise), sigma)
         with torch.set_grad_enabled(i == last and torch.is_grad_enabled()):
-            v = model(x.transpose(1, 2), None, text, table=table.at(sigma), cache=memory, phi=phi).sample.transpose(1, 2)
-        x0 = to_x0(x, v, sigma)
+            v = model(x.to(model.dtype).transpose(1, 2), None, text, table=table.at(sigma), cache=memory, phi=phi).sample.transpose(1, 2)
+        x0 = to_x0(x, v.to(x), sigma)                            # in full precision, whatever the model's is
     return x0
 
 def remember(
@@ -67,7 +67,7 @@ def remember(
 ):
     "One pass over clean frames, at time 0, whose keys and values stay"
     with torch.set_grad_enabled(torch.is_grad_enabled() and not detach):
-        model(latents.transpose(1, 2), None, text, table=replace(table, sigma=torch.zeros_like(table.sigma)), cache=memory, phi=phi, answer=False)
+        model(latents.to(model.dtype).transpose(1, 2), None, text, table=replace(table, sigma=torch.zeros_like(table.sigma)), cache=memory, phi=phi, answer=False)
     memory.commit(detach)
 
 # %% ../nbs/15_student.ipynb #f57c2990

@@ -51,7 +51,7 @@ def nearest_word(
     best = max(known, key=likeness)
     return best if likeness(best) >= bar else None
 
-# %% ../nbs/05_text.ipynb #2d040bd0
+# %% ../nbs/05_text.ipynb #386b357f
 def unknown_words(
     prompt:str,  # What a person wrote
     tokenizer,   # A `toy_tokenizer`
@@ -59,7 +59,7 @@ def unknown_words(
     "Words that the toy text encoder has never read"
     ids = tokenizer.get_vocab()
     known = [w for w in ids if w.isalpha()]
-    return {w: nearest_word(w, known) for w in split_words(prompt, tokenizer) if w not in ids}
+    return {w: nearest_word(w, known) for w in dict.fromkeys(split_words(prompt, tokenizer)) if w not in ids}
 
 # %% ../nbs/05_text.ipynb #57316e7a
 def check_prompt(

@@ -7,12 +7,13 @@ __all__ = ['patchify', 'unpatchify', 'frame_times', 'embed_times', 'modulate', '
            'self_attention', 'token_mask', 'caption_keys', 'cross_attention', 'block_forward', 'block_remember',
            'ShotTransformer']
 
-# %% ../nbs/10_transformer.ipynb #992d8443
+# %% ../nbs/10_transformer.ipynb #403a5f0a
 from functools import partial
 import torch
 import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
 from .core import FrameTable, single_shot_table
 from .rope import rotate, video_angles
@@ -175,7 +176,7 @@ def block_remember(
     shift, scale = (block.scale_shift_table + time.float()).unsqueeze(-2)[:, :, :2].unbind(2)
     keys_values(block.attn1, modulate(block.norm1(x.float()), shift, scale).type_as(x), angles, look, key_angles)
 
-# %% ../nbs/10_transformer.ipynb #0d9c6fc1
+# %% ../nbs/10_transformer.ipynb #a7d761df
 class ShotTransformer(WanTransformer3DModel):
     """Wan's video transformer, reading a frame table. Same state dict as `WanTransformer3DModel`, and same output when no table is given.
 
@@ -223,6 +224,7 @@ class ShotTransformer(WanTransformer3DModel):
         turn = lambda t: video_angles(t.position, t.shot, rows, columns, self.config.attention_head_dim, phi)
         return turn(own), None if seen is None else turn(seen)
 
+    @apply_forward_hook          # offloading brings the weights here for this method too
     def read(self,
         text:Tensor, # (b, s, l, d) captions
     )->list:         # For every block: (b, s, l, d) keys and values

@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['WanVAE', 'tiny_wan_vae']
 
-# %% ../nbs/gpu/23_wan_video.ipynb #ddb30ebf
+# %% ../nbs/gpu/23_wan_video.ipynb #10224c6c
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
 from .codec import Latents
 
-# %% ../nbs/gpu/23_wan_video.ipynb #b13df9c4
+# %% ../nbs/gpu/23_wan_video.ipynb #ccf78996
 class WanVAE(AutoencoderKLWan):
     "Wan's video autoencoder with `ToyVAE`'s interface. Same state dict as `AutoencoderKLWan`"
     def _scale(self, like):
@@ -40,6 +41,7 @@ class WanVAE(AutoencoderKLWan):
         video = super().decode(z*scale + shift).sample
         return DecoderOutput(sample=video) if return_dict else (video,)
 
+    @apply_forward_hook          # offloading brings the weights here for this method too
     def decode_next(self,
         z:Tensor,                # (b, z, f, h, w) the next latent frames of a stream
         state=None,              # What the call before returned; `None` at the beginning

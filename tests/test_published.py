@@ -17,7 +17,8 @@ LOOKS = (1000., 957.9288, 888.8889, 737.5887)          # t of the four looks: 10
 @pytest.fixture(scope="module")
 def pipe():
     torch.manual_seed(0)
-    transformer = ShotTransformer(num_attention_heads=2, attention_head_dim=24, in_channels=16, out_channels=16, text_dim=32, freq_dim=32, ffn_dim=64, num_layers=2).eval()
+    transformer = ShotTransformer(num_attention_heads=2, attention_head_dim=24, in_channels=16, out_channels=16,
+                                  text_dim=32, freq_dim=32, ffn_dim=64, num_layers=2).eval()
     for p in transformer.parameters(): torch.nn.init.normal_(p, std=.2) if p.ndim == 1 else None
     tokenizer = toy_tokenizer()
     tokenizer.model_max_length = 512
@@ -117,3 +118,27 @@ def test_rounding_is_an_option(pipe):
 
 def test_long_prompts_are_told(pipe):
     assert pipe.check("ball "*600, "It waves.").startswith("the last ") and pipe.check(CAPTION, "It waves.") == ""
+
+
+def test_half_precision_films_almost_the_same(pipe):
+    half = ShotStreamPipeline(tiny_wan_vae().bfloat16(), pipe.text_encoder, pipe.tokenizer, ShotTransformer.from_config(pipe.transformer.config).eval(), **{**PUBLISHED, "size": SIZE})
+    half.transformer.load_state_dict(pipe.transformer.state_dict())
+    half.transformer.bfloat16()
+    def film(p):
+        stream = p.stream(CAPTION, seed=SEED)
+        for prompt, latents in SHOTS[:2]: stream.next_shot(prompt, latents=latents)
+        return torch.cat([f.video for f in stream]).float()
+    a, b = film(pipe), film(half)
+    assert half.new_memory(SIZE).store.dtype == torch.bfloat16
+    assert 0 < (a - b).abs().mean() < .05*a.std()
+
+
+def test_weights_of_another_file(pipe, tmp_path):
+    from shotstream.wan import convert
+    pipe.save_pretrained(tmp_path/"base")
+    other = ShotTransformer.from_config(pipe.transformer.config)
+    other.save_pretrained(tmp_path/"other")
+    file = convert(tmp_path/"other", tmp_path/"other.safetensors", to="original")
+    loaded = ShotStreamPipeline.from_pretrained(tmp_path/"base", weights=file).transformer
+    for name, w in other.state_dict().items(): assert torch.equal(loaded.state_dict()[name], w)
+    with pytest.raises(OSError, match="nobody/nothing"): ShotStreamPipeline.from_pretrained("nobody/nothing")
