@@ -6,14 +6,14 @@
 __all__ = ['BUDGET', 'history_spans', 'context_picks', 'needed_singles', 'encode_story', 'latent_counts', 'train_story',
            'LatentCache', 'next_shot_example', 'collate', 'care']
 
-# %% ../nbs/backstage/data.ipynb #c18c22bb
+# %% ../nbs/backstage/data.ipynb #468b0cea
 from pathlib import Path
 import random
 import torch
 from safetensors.torch import load_file, save_file
 from .codec import ToyVAE, to_float
 from .context import context_frames
-from .core import next_shot_table, stack_stories
+from .core import first_shot_table, next_shot_table, stack_stories
 from .render import circle, coverage, own_coordinates, pose, render_shot, screen
 from .text import compose_prompt
 from .world import draw_story, world_hash
@@ -47,7 +47,7 @@ def encode_story(
 
 def latent_counts(story): return [1 + (s.frames-1)//4 for s in story.shots]
 
-# %% ../nbs/backstage/data.ipynb #95d92977
+# %% ../nbs/backstage/data.ipynb #8f8842fd
 def train_story(seed): # One in five has a long history
     "Stories for training: two to five shots, and sometimes up to nine"
     return draw_story(seed, n_shots=6 + seed//5 % 4 if seed % 5 == 0 else None)
@@ -115,7 +115,7 @@ def next_shot_example(story, k, target, singles, echo=False):
         table = next_shot_table([s for s, _ in picks], len(target), k+echo, captions=[shots.index(s) for s, _ in picks] + [shots.index(k)])
     else: # a first shot looks back at zeros, under its own caption (published)
         context = target.new_zeros(BUDGET, *target.shape[1:]).float()
-        table = next_shot_table([0]*BUDGET, len(target), 1, captions=[0]*(BUDGET+1))
+        table = first_shot_table(len(target))
     return context, target.float(), table, prompts
 
 def collate(

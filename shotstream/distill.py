@@ -6,7 +6,7 @@
 __all__ = ['LINEARS', 'some_latents', 'captions', 'film_paths', 'train_ode', 'look_of', 'examiner', 'load_means', 'WithCritic',
            'adam', 'critic_step', 'train_stage1', 'add_lora', 'own_past', 'train_stage2', 'ship_students']
 
-# %% ../nbs/backstage/distill.ipynb #2f38d868
+# %% ../nbs/backstage/distill.ipynb #ee0eab14
 import random, time
 from pathlib import Path
 import torch
@@ -14,7 +14,7 @@ from PIL import Image
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from .codec import to_uint8
-from .core import FrameTable, next_shot_table, stack_stories
+from .core import FrameTable, first_shot_table, next_shot_table, stack_stories
 from .data import LatentCache
 from .flow import draw_sigma
 from .metrics import errors, truth
@@ -180,7 +180,7 @@ def train_stage1(
                 examiner(folder, student, text_encoder, tokenizer, vae, judge), every=120, decay=.98)
     if rank == 0: save_file(means["student"], Path(folder)/"stage1.safetensors")
 
-# %% ../nbs/backstage/distill.ipynb #eb39a6e6
+# %% ../nbs/backstage/distill.ipynb #247e18f3
 LINEARS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]   # of self-attention, cross-attention and feed-forward: ten per block
 
 def add_lora(model, rank:int):
@@ -195,7 +195,7 @@ def own_past(
 )->tuple:            # (context, table) of the next shot; captions are numbered by shot
     "The next shot's context: zeros under its own caption for the first shot, the student's own frames after that"
     k = len(shots)
-    if not k: return like.new_zeros(b, 6, *like.shape[-3:]), stack_stories(*[next_shot_table([0]*6, frames, 1, captions=[0]*7)]*b)
+    if not k: return like.new_zeros(b, 6, *like.shape[-3:]), stack_stories(*[first_shot_table(frames)]*b)
     context, picked = own_context(vae, shots)
     return context, stack_stories(*[next_shot_table(picked, frames, k)]*b)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ASSETS', 'PUBLISHED', 'check_card', 'toy_student', 'Film', 'teacher_shots', 'student_shots', 'ShotStreamPipeline']
 
-# %% ../nbs/13_pipeline.ipynb #25abf6ff
+# %% ../nbs/13_pipeline.ipynb #bc9070c6
 import json, re, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, UMT5EncoderModel
 from .codec import ToyVAE, to_float, to_uint8
 from .context import context_frames
-from .core import next_shot_table
+from .core import first_shot_table, next_shot_table
 from .cache import StaticMemory
 from .story import Script, StoryError, load_script, parse_script
 from .stream import Stream
@@ -64,7 +64,7 @@ class Film:
     @property
     def frames(self): return torch.cat(self.shots)
 
-# %% ../nbs/13_pipeline.ipynb #8a17f111
+# %% ../nbs/13_pipeline.ipynb #c92e247e
 @torch.no_grad()
 def teacher_shots(
     pipe,                # With a teacher
@@ -85,7 +85,7 @@ def teacher_shots(
             table = next_shot_table([i for i, _ in picks], latents, k, device=pipe.device)
         else: # no past: zeros, seen under the first caption (published)
             context = torch.zeros(1, budget, *pipe.latent_shape(size), device=pipe.device)
-            table = next_shot_table([0]*budget, latents, 1, captions=[0]*(budget+1), device=pipe.device)
+            table = first_shot_table(latents, budget, pipe.device)
         z = sample_shot(pipe.teacher, context, table, text, steps, guidance, config.shift, torch.Generator().manual_seed(1000*seed + k),
                         blank=blank, same_time=config.context_time == "target")
         past.append(pipe.decode(z))

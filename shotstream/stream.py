@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Still', 'History', 'Settings', 'Frames', 'Order', 'Stream']
 
-# %% ../nbs/19_stream.ipynb #e4bb9bc4
+# %% ../nbs/19_stream.ipynb #4540b10c
 from collections import deque
 from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor
 from .codec import VideoStream, to_uint8
 from .context import RULES, context_counts, context_frames, shot_frames
-from .core import next_shot_table
+from .core import first_shot_table, next_shot_table
 from .student import film_chunks, open_shot, student_sigmas, student_steps
 
 # %% ../nbs/19_stream.ipynb #6a6c9438
@@ -94,7 +94,7 @@ class Settings:
         if unknown := changes.keys() - asdict(self).keys(): raise ValueError(f"unknown setting {sorted(unknown)[0]!r}; there are {', '.join(asdict(self))}")
         return replace(self, **changes)
 
-# %% ../nbs/19_stream.ipynb #66a36062
+# %% ../nbs/19_stream.ipynb #551adc43
 @dataclass
 class Frames:
     "What a stream hands over"
@@ -203,7 +203,7 @@ class Stream:
         "A first shot looks back at zeros, under its own caption (published)"
         rows, transformer = [0]*self.settings.budget, self.pipe.transformer
         zeros = torch.zeros(1, len(rows), *self.pipe.latent_shape(self.size), dtype=transformer.dtype, device=self.pipe.device)
-        past = next_shot_table(rows, 1, 1, captions=[0]*(len(rows)+1))[slice(0, len(rows))].to(self.pipe.device)
+        past = first_shot_table(1, len(rows), self.pipe.device)[slice(0, len(rows))]
         open_shot(transformer, self.memory, zeros, past, self.text[:, None], self.settings.phi)
         return rows
 

@@ -7,7 +7,7 @@ __all__ = ['COMPARISONS', 'LABELS', 'QUESTIONS', 'COLUMNS', 'noise_of', 'with_st
            'blind_labels', 'read_answers', 'wilson', 'Rate', 'selection_rates', 'rates_table', 'as_film', 'Study',
            'Clips', 'ABRoom', 'StudyRoom']
 
-# %% ../nbs/backstage/study.ipynb #4f7e1535
+# %% ../nbs/backstage/study.ipynb #b5beb22f
 import csv, html, io, random, string, threading, time
 from pathlib import Path
 from typing import NamedTuple
@@ -16,11 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 from .desk import Metronome, Room, as_jpeg
-from .director import write_whole
 from .pipeline import ShotStreamPipeline, student_shots, toy_student
 from .story import Script, parse_script, read_video
 from .stream import Settings
-from .video import FPS
+from .video import FPS, write_whole
 
 # %% ../nbs/backstage/study.ipynb #7d6feb85
 def noise_of(

@@ -89,7 +89,7 @@ def test_every_look_of_a_five_shot_story(pipe):
     assert len(heard) == len(expected) == 4*(3 + 2 + 7 + 1 + 3)
     for (k, chunk, look, a), (shot, c, b) in zip(expected, heard, strict=True):
         assert (k, chunk) == (shot, c)
-        torch.testing.assert_close(b, a, atol=1e-4, rtol=1e-4, msg=lambda m: f"shot {k}, chunk {chunk}, look {look}: {m}")
+        torch.testing.assert_close(b, a, atol=1e-4, rtol=1e-4, msg=lambda m, at=(k, chunk, look): f"shot, chunk, look {at}: {m}")
     for a, b in zip(pipe.films, films, strict=True): torch.testing.assert_close(b, a[0].permute(1, 2, 3, 0), atol=1e-4, rtol=1e-4)
     assert torch.stack([e[3].abs().mean() for e in expected]).min() > .1         # something was compared
 
@@ -121,7 +121,8 @@ def test_long_prompts_are_told(pipe):
 
 
 def test_half_precision_films_almost_the_same(pipe):
-    half = ShotStreamPipeline(tiny_wan_vae().bfloat16(), pipe.text_encoder, pipe.tokenizer, ShotTransformer.from_config(pipe.transformer.config).eval(), **{**PUBLISHED, "size": SIZE})
+    transformer = ShotTransformer.from_config(pipe.transformer.config).eval()
+    half = ShotStreamPipeline(tiny_wan_vae().bfloat16(), pipe.text_encoder, pipe.tokenizer, transformer, **{**PUBLISHED, "size": SIZE})
     half.transformer.load_state_dict(pipe.transformer.state_dict())
     half.transformer.bfloat16()
     def film(p):
