@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['story', 'samples', 'words', 'train', 'train_student', 'exam', 'exam_of_films', 'prepare', 'convert', 'bench',
-           'parser', 'main']
+           'cpu_bench', 'gpu_bench', 'plan', 'parser', 'main']
 
 # %% ../nbs/backstage/cli.ipynb #2909e24a
 import argparse, sys, time
 from pathlib import Path
 
-# %% ../nbs/backstage/cli.ipynb #14ac8dec
+# %% ../nbs/backstage/cli.ipynb #5470472d
 def _folder(): return Path("data_samples/stories")
 
 def story(args):
@@ -130,17 +130,48 @@ def convert(args):
 def bench(args):
     "Measure speed"
     import json
-    import torch
-    from shotstream.bench import cpu_suite, summary
-    from shotstream.pipeline import ShotStreamPipeline
-    if args.shots < 16: raise ValueError(f"--shots: at least 16, got {args.shots}")
-    torch.set_num_threads(1)
-    print("Two to ten minutes, on one thread", flush=True)
-    result = cpu_suite(ShotStreamPipeline.from_pretrained("toy"), args.shots)
-    print(summary(result))
+    result = gpu_bench(args) if args.suite == "gpu" else cpu_bench(args)
     if args.output:
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
         Path(args.output).write_text(json.dumps(result, indent=1) + "\n")
+
+def cpu_bench(args):
+    "The toy against its teacher"
+    import torch
+    from shotstream.bench import cpu_suite, summary
+    from shotstream.pipeline import ShotStreamPipeline
+    shots = 100 if args.shots is None else args.shots
+    if shots < 16: raise ValueError(f"--shots: at least 16, got {shots}")
+    torch.set_num_threads(1)
+    print("Two to ten minutes, on one thread", flush=True)
+    print(summary(result := cpu_suite(ShotStreamPipeline.from_pretrained("toy"), shots)))
+    return result
+
+def gpu_bench(args):
+    "A model where it is"
+    import torch
+    from shotstream.bench_gpu import gpu_suite, gpu_summary
+    from shotstream.pipeline import ShotStreamPipeline
+    from shotstream.plan import random_pipeline
+    cpu, shots = args.device == "cpu", 20 if args.shots is None else args.shots
+    if not cpu and not torch.cuda.is_available(): raise ValueError(f"--device {args.device}: this machine has no CUDA device, use --device cpu --model tiny")
+    if cpu: torch.set_num_threads(1)
+    if args.model in ("random", "tiny"): pipe = random_pipeline(args.model == "tiny", args.device)
+    else: pipe = ShotStreamPipeline.from_pretrained(args.model, torch.float32 if cpu else torch.bfloat16).to(args.device)
+    print(gpu_summary(result := gpu_suite(pipe, latents=args.latents, shots=shots, attention=args.attention)))
+    return result
+
+def plan(args):
+    "What a shot costs, from shapes alone"
+    from shotstream.pipeline import ShotStreamPipeline
+    from shotstream.plan import RATES, add_up, first_frame, fits_table, gantt, memory_plan, random_pipeline, shot_work, what_fits
+    pipe = random_pipeline() if args.model == "1.3B" else ShotStreamPipeline.from_pretrained(args.model)
+    work = shot_work(pipe, number=8, window=args.window)
+    for name, flops in sorted(add_up(work).items(), key=lambda kv: -kv[1]): print(f"{name:8} {flops/1e12:10.4g} TFLOP")
+    print("\n" + str(memory_plan(pipe, fp8=args.fp8, text=args.text, window=args.window)))
+    if args.model != "1.3B": return
+    modelled = ", ".join(f"{n} {1000*first_frame(gantt(work, r)):.0f} ms" for n, r in RATES.items())
+    print(f"\nFirst frame, modelled for one H200 (not measured): {modelled}\n\n{fits_table(what_fits(pipe))}")
 
 # %% ../nbs/backstage/cli.ipynb #feea027d
 def _story_arguments(commands):
@@ -167,7 +198,7 @@ def _train_arguments(commands):
     t.add_argument("--go-on", action="store_true", help="teacher: start from the shipped weights instead of from nothing")
     t.set_defaults(run=train)
 
-# %% ../nbs/backstage/cli.ipynb #2b8fc639
+# %% ../nbs/backstage/cli.ipynb #5d4ac92b
 def _exam_arguments(commands):
     e = commands.add_parser("exam", help="measure what a model obeys and remembers", description="Film unseen shots and let the judge read them: 0 is guessing, 1 is as good as pixels allow.")
     e.add_argument("-n", type=int, default=256, help="how many shots (default: %(default)s)")
@@ -179,10 +210,22 @@ def _exam_arguments(commands):
 
 def _bench_arguments(commands):
     b = commands.add_parser("bench", help="measure speed on this machine", description="Student against teacher in one run, and a long story: is the last shot as cheap as the eighth?")
-    b.add_argument("--suite", choices=("cpu",), default="cpu", help="what to measure (default: %(default)s)")
-    b.add_argument("--shots", type=int, default=100, help="length of the long story (default: %(default)s)")
+    b.add_argument("--suite", choices=("cpu", "gpu"), default="cpu", help="cpu: the toy against its teacher; gpu: stages, first frame, memory and curves, of any model on any device (default: %(default)s)")
+    b.add_argument("--shots", type=int, default=None, help="length of the long story (default: 100; gpu: 20)")
+    b.add_argument("--model", default="random", help="gpu: 'random' (1.3B with random weights), 'tiny', 'toy', or a folder (default: %(default)s)")
+    b.add_argument("--device", default="cuda", help="gpu: cuda or cpu (default: %(default)s)")
+    b.add_argument("--attention", choices=("cudnn", "flash", "efficient", "math"), default=None, help="gpu: one kernel for all attention (default: PyTorch chooses)")
+    b.add_argument("--latents", type=int, default=21, help="gpu: latent frames per shot (default: %(default)s)")
     b.add_argument("-o", "--output", default=None, help="also write the figures as JSON")
     b.set_defaults(run=bench)
+
+def _plan_arguments(commands):
+    n = commands.add_parser("plan", help="what a shot costs and what fits on which card", description="Operations, bytes and options of the 1.3B model, counted from shapes: nothing is measured, nothing is loaded.")
+    n.add_argument("--model", default="1.3B", help="'1.3B', 'toy', or a folder (default: %(default)s)")
+    n.add_argument("--window", type=int, default=21, help="latent frames of the local memory (default: %(default)s)")
+    n.add_argument("--fp8", action="store_true", help="linear layers in 8 bits")
+    n.add_argument("--text", choices=("gpu", "cpu", "released"), default="gpu", help="where the text encoder is (default: %(default)s)")
+    n.set_defaults(run=plan)
 
 def _prepare_arguments(commands):
     r = commands.add_parser("prepare", help="turn your own films into captioned clips",
@@ -210,13 +253,13 @@ def _convert_arguments(commands):
     c.add_argument("--overwrite", action="store_true", help="replace the target if it is there")
     c.set_defaults(run=convert)
 
-# %% ../nbs/backstage/cli.ipynb #69c67917
+# %% ../nbs/backstage/cli.ipynb #adaf8206
 def parser()->argparse.ArgumentParser:
     "Commands and their help"
     p = argparse.ArgumentParser("shotstream", description="Streaming multi-shot video generation: film stories shot by shot.",
                                 epilog="Start with: shotstream story data_samples/stories/lost_hat.json -o out/story.mp4")
     commands = p.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_story_arguments, _train_arguments, _exam_arguments, _bench_arguments, _prepare_arguments, _convert_arguments): add(commands)
+    for add in (_story_arguments, _train_arguments, _exam_arguments, _bench_arguments, _plan_arguments, _prepare_arguments, _convert_arguments): add(commands)
     commands.add_parser("samples", help="list stories to start from").set_defaults(run=samples)
     commands.add_parser("words", help="list the words that the toy world knows").set_defaults(run=words)
     return p

@@ -7,19 +7,18 @@ __all__ = ['COMPARISONS', 'LABELS', 'QUESTIONS', 'COLUMNS', 'noise_of', 'with_st
            'blind_labels', 'read_answers', 'wilson', 'Rate', 'selection_rates', 'rates_table', 'as_film', 'Study',
            'Clips', 'ABRoom', 'StudyRoom']
 
-# %% ../nbs/backstage/study.ipynb #b5beb22f
-import csv, html, io, random, string, threading, time
+# %% ../nbs/backstage/study.ipynb #40cf178e
+import csv, html, io, random, string, threading
 from pathlib import Path
 from typing import NamedTuple
 import ipywidgets as W
 import torch
-from PIL import Image
 from torch import Tensor
 from .desk import Metronome, Room, as_jpeg
 from .pipeline import ShotStreamPipeline, student_shots, toy_student
 from .story import Script, parse_script, read_video
 from .stream import Settings
-from .video import FPS, write_whole
+from .video import write_whole
 
 # %% ../nbs/backstage/study.ipynb #7d6feb85
 def noise_of(

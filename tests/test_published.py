@@ -134,6 +134,21 @@ def test_half_precision_films_almost_the_same(pipe):
     assert 0 < (a - b).abs().mean() < .05*a.std()
 
 
+def test_weights_stored_in_eight_bits_film_almost_the_same(pipe):
+    "diffusers stores the linear layers in fp8 and computes in the type of before"
+    small = ShotTransformer.from_config(pipe.transformer.config).eval()
+    small.load_state_dict(pipe.transformer.state_dict())
+    small.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    lean = ShotStreamPipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, small, **{**PUBLISHED, "size": SIZE})
+    def film(p):
+        stream = p.stream(CAPTION, seed=SEED)
+        for prompt, latents in SHOTS[:2]: stream.next_shot(prompt, latents=latents)
+        return torch.cat([f.video for f in stream]).float()
+    a, b = film(pipe), film(lean)
+    assert small.blocks[0].ffn.net[2].weight.dtype == torch.float8_e4m3fn and small.dtype == torch.float32
+    assert 0 < (a - b).abs().mean() < .2*a.std()
+
+
 def test_weights_of_another_file(pipe, tmp_path):
     from shotstream.wan import convert
     pipe.save_pretrained(tmp_path/"base")

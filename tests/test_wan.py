@@ -89,7 +89,8 @@ LAYOUTS = dict(
     bare=_pt(lambda o: o),
     flat=_pt(lambda o: prefixed("model.", o)),
     unknown_part=_pt(lambda o: {"weights": o, "step": torch.tensor(3)}),
-    trainer=_pt(lambda o: {"generator": prefixed("model.", o), "fake_score": {n: t+1 for n, t in prefixed("model.", o).items()}, "generator_optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1e-6}]}, "step": 7}),
+    trainer=_pt(lambda o: {"generator": prefixed("model.", o), "fake_score": {n: t+1 for n, t in prefixed("model.", o).items()},
+                           "generator_optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1e-6}]}, "step": 7}),
     ema=_pt(lambda o: {"generator": {n: t+1 for n, t in o.items()}, "generator_ema": prefixed("model.", o)}),
     fsdp=_pt(lambda o: {"generator": prefixed("model._fsdp_wrapped_module.", inside("_fsdp_wrapped_module._checkpoint_wrapped_module", o))}),
     compiled=_pt(lambda o: {"generator": prefixed("module._orig_mod.model.", inside("_orig_mod", o))}),
@@ -183,7 +184,8 @@ def test_number_type_of_the_file(tmp_path, original):
 
 # LoRA
 
-@pytest.mark.parametrize("prefix, adapter", [("base_model.model.", ""), ("base_model.model.", ".default"), ("_fsdp_wrapped_module.base_model.model.model.", ""), ("transformer.", "")])
+@pytest.mark.parametrize("prefix, adapter", [("base_model.model.", ""), ("base_model.model.", ".default"),
+                                             ("_fsdp_wrapped_module.base_model.model.model.", ""), ("transformer.", "")])
 def test_lora(prefix, adapter, tmp_path, model, original, lora):
     names = {f"{prefix}{n.removesuffix('.weight')}{adapter}.weight": t for n, t in inside("_checkpoint_wrapped_module", lora).items()}
     torch.save({"generator_lora": names, "critic_lora": {n: t+1 for n, t in names.items()}, "step": 9}, tmp_path/"lora.pt")
@@ -227,11 +229,13 @@ def test_every_complaint_at_once(tmp_path, original):
     spoiled |= {"img_emb.proj.0.bias": torch.zeros(1), "head.head.bias": torch.zeros(9)}
     save_file(spoiled, tmp_path/"x.safetensors")
     with pytest.raises(ValueError) as e: load_shotstream(tmp_path/"x.safetensors", config=TINY)
-    for words in ("x.safetensors does not fit", "image-to-video", "missing: 7", "blocks.*.self_attn.norm_q.weight   (3 blocks)", "blocks.1.modulation", "unexpected: 1", "img_emb.proj.0.bias", "wrong size: 1", "head.head.bias is (9,), should be (64,)"):
+    for words in ("x.safetensors does not fit", "image-to-video", "missing: 7", "blocks.*.self_attn.norm_q.weight   (3 blocks)", "blocks.1.modulation",
+                  "unexpected: 1", "img_emb.proj.0.bias", "wrong size: 1", "head.head.bias is (9,), should be (64,)"):
         assert words in str(e.value), words
 
 
-@pytest.mark.parametrize("change", [dict(num_layers=4), dict(num_layers=2), dict(ffn_dim=41), dict(text_dim=21), dict(num_attention_heads=3), dict(in_channels=17), dict(cross_attn_norm=False)])
+@pytest.mark.parametrize("change", [dict(num_layers=4), dict(num_layers=2), dict(ffn_dim=41), dict(text_dim=21),
+                                    dict(num_attention_heads=3), dict(in_channels=17), dict(cross_attn_norm=False)])
 def test_wrong_config(change, tmp_path, original):
     save_file(original, tmp_path/"x.safetensors")
     with pytest.raises(ValueError, match="does not fit"): load_shotstream(tmp_path/"x.safetensors", config=TINY | change)
@@ -337,7 +341,8 @@ def test_a_folder_of_yours_is_safe(source, tmp_path):
     assert (tmp_path/"home"/"thesis.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("target, to, words", [("x.safetensors", "diffusers", "is a folder"), ("folder", "original", "a .safetensors file"), ("x.pt", "original", "only read here"), ("x", "flax", "diffusers")])
+@pytest.mark.parametrize("target, to, words", [("x.safetensors", "diffusers", "is a folder"), ("folder", "original", "a .safetensors file"),
+                                               ("x.pt", "original", "only read here"), ("x", "flax", "diffusers")])
 def test_impossible_targets(target, to, words, source, tmp_path):
     with pytest.raises(ValueError, match=words): convert(source, tmp_path/target, to, **HEADS)
     assert not (tmp_path/target).exists()
@@ -377,7 +382,8 @@ def test_onto_itself(tmp_path, model, original):
 
 # words
 
-@pytest.mark.parametrize("prompt", ["", " a \t b\n\nc ", "cafÃ©", "&amp;lt;b&amp;gt;", "<i> rock &amp;amp; roll </i>", "don&#39;t", "“smart” ‘quotes’", "ﬁlm", "一只 猫　走"])
+@pytest.mark.parametrize("prompt", ["", " a \t b\n\nc ", "cafÃ©", "&amp;lt;b&amp;gt;", "<i> rock &amp;amp; roll </i>",
+                                    "don&#39;t", "“smart” ‘quotes’", "ﬁlm", "一只 猫　走"])
 def test_words_are_cleaned_as_diffusers_does(prompt):
     clean = pytest.importorskip("diffusers.pipelines.wan.pipeline_wan").prompt_clean
     assert wan.clean_prompt(prompt) == clean(prompt)
