@@ -22,11 +22,18 @@ def smaller(png, colours=192):
 def shrink_pictures(path):
     "Palette pictures in all outputs of a notebook"
     nb = nbformat.read(path, 4)
-    for cell in nb.cells: # such cells are for people, their widgets die with the kernel
-        if cell.source.startswith("#| eval: false"): cell.outputs = []
     nb.metadata.pop("widgets", None)
     for output in (o for c in nb.cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})):
         output.data["image/png"] = smaller(output.data["image/png"])
+    nbformat.write(nb, path)
+
+
+def skip_what_waits_for_a_person(path, skip):
+    "Cells marked `eval: false` open a desk or a room: they are not run, and keep no output"
+    nb = nbformat.read(path, 4)
+    for cell in nb.cells:
+        if not cell.source.startswith("#| eval: false"): continue
+        cell.outputs, cell.metadata = [], dict(tags=["skip-execution"]) if skip else {}
     nbformat.write(nb, path)
 
 
@@ -34,6 +41,8 @@ if __name__ == "__main__":
     chosen = [Path(p).resolve() for p in sys.argv[1:]] or sorted((root/"nbs").rglob("*.ipynb"))
     for path in chosen:
         print(path.relative_to(root), flush=True)
+        skip_what_waits_for_a_person(path, True)
         subprocess.run([sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", "--log-level", "ERROR", path], check=True)
+        skip_what_waits_for_a_person(path, False)
         shrink_pictures(path)
     subprocess.run([Path(sys.executable).parent/"nbdev-clean"], cwd=root, check=True)
