@@ -141,7 +141,7 @@ def tiny_bytes(): return 27*6*48*2*3*4
 def test_teacher_time_is_scaled(tiny, monkeypatch):
     "Three steps are run, six passes with guidance, and their time is multiplied"
     calls = []
-    monkeypatch.setattr("shotstream.plan.sample_shot", lambda model, context, table, text, steps, *_: calls.append(steps) or context)
+    monkeypatch.setattr("shotstream.bench_gpu.sample_shot", lambda model, context, table, text, steps, *_: calls.append(steps) or context)
     monkeypatch.setattr(Clock, "ms", lambda self, a, b: 1.)
     found = compare(tiny, SIZE, latents=3, rounds=2, teacher_steps=60, progress=lambda line: None)
     assert calls == [3, 3, 3] and found["ms"]["teacher"] == [20., 20.] and found["ms"]["cached"] == [1., 1.]
