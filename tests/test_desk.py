@@ -157,6 +157,41 @@ def test_undo_takes_a_shot_back(person):
     person.until(lambda: person.cards() == cards, 10)
 
 
+def test_knobs_and_pins(person):
+    "A slider counts from the next shot on; a pinned picture stays marked"
+    person.page.locator("button[title^='keep this picture']").first.click()
+    person.until(lambda: person.page.locator("button[title='let go of this picture']").count() == 1)
+    assert "stays in the context" in person.text()
+    person.page.locator("button[title='let go of this picture']").click()
+    person.until(lambda: person.page.locator("button[title='let go of this picture']").count() == 0)
+
+
+def test_double_click_and_interrupt(person):
+    "Two clicks are two shots; interrupting the kernel stops no film and leaves no traceback"
+    cards = person.cards()
+    person.type("wide shot: the ball waves.")
+    person.page.locator("button.jupyter-button:has-text('Next shot')").first.dblclick()
+    person.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.interrupt()")
+    person.until(lambda: person.cards() == cards + 2, 60)
+    assert "Traceback" not in person.page.locator(".jp-OutputArea").first.inner_text()
+
+
+def test_the_tab_is_closed_and_opened_again(person):
+    "The kernel goes on; the desk comes back with its story"
+    cards = person.cards()
+    person.type("wide shot: the ball grows.")
+    person.click("Next shot")
+    person.page.evaluate("() => { window.jupyterapp.commands.execute('docmanager:save') }")
+    person.page.wait_for_timeout(500)
+    person.page.reload()
+    person.page.locator("button.jupyter-button:has-text('Next shot')").first.wait_for(timeout=90000)
+    person.until(lambda: person.cards() == cards + 1, 60)
+    before = person.see()
+    person.type("close up: the ball jumps.")
+    person.prompt().press("Enter")
+    person.until(lambda: np.abs(person.see() - before).mean() > 3)
+
+
 def test_export_writes_files(person):
     person.click("Export")
     person.until(lambda: "saved" in person.text(), 60)
