@@ -162,13 +162,13 @@ class Desk(Room):
         box.set_title(0, "knobs")
         return box
 
-# %% ../nbs/21_desk.ipynb #87ed0cd3
+# %% ../nbs/21_desk.ipynb #1a5fe659
 @patch
 def order(self:Desk, when):
     "Ask for a shot"
-    self.asked = time.perf_counter()
+    now = time.perf_counter()
     self.director.next_shot(self.prompt.value, when=when, latents=self.latents.value, seed=self.number.value if self.fixed.value else None)
-    self.replaying = []
+    self.asked, self.replaying = now, []                 # only of a prompt that was accepted
     waiting = len(self.director.waiting)
     self.say(f"filming; {waiting-1} more waiting" if waiting > 1 else "filming")
 @patch

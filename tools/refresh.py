@@ -20,10 +20,12 @@ def smaller(png, colours=192):
 
 
 def shrink_pictures(path):
-    "Palette pictures in all outputs of a notebook"
+    "Palette pictures in all outputs of a notebook, and drop its warnings"
     nb = nbformat.read(path, 4)
     nb.metadata.pop("widgets", None)
-    for output in (o for c in nb.cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})):
+    code = [c for c in nb.cells if c.cell_type == "code"]
+    for cell in code: cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]     # warnings name paths of this machine
+    for output in (o for c in code for o in c.outputs if "image/png" in o.get("data", {})):
         output.data["image/png"] = smaller(output.data["image/png"])
     nbformat.write(nb, path)
 
