@@ -6,7 +6,7 @@
 __all__ = ['LINEARS', 'some_latents', 'captions', 'film_paths', 'train_ode', 'look_of', 'examiner', 'load_means', 'WithCritic',
            'adam', 'critic_step', 'train_stage1', 'add_lora', 'own_past', 'train_stage2', 'ship_students']
 
-# %% ../nbs/backstage/distill.ipynb #ee0eab14
+# %% ../nbs/backstage/distill.ipynb #c604e51f
 import random, time
 from pathlib import Path
 import torch
@@ -19,17 +19,17 @@ from .data import LatentCache
 from .flow import draw_sigma
 from .metrics import errors, truth
 from .ode import ode_loss, trajectory
-from .recipes import validation_batch, without_past
+from .recipes import validation_batch
 from .rollout import own_context, rollout, student_loss
 from .story import contact_sheet
 from .student import SHIFT
-from .teacher import drop, teacher_loss
+from .teacher import drop, teacher_loss, without_past
 from .text import compose_prompt, encode_prompts
 from .train import TwoOptimizers, average_gradients, quick, rank_and_world, run
 from .transformer import ShotTransformer
 from .world import draw_story
 
-# %% ../nbs/backstage/distill.ipynb #51fd7e5d
+# %% ../nbs/backstage/distill.ipynb #382275c3
 def some_latents(vae, folder, shards:int=1000)->LatentCache:
     "Encoded stories, as many as there are, at least 64"
     latents = LatentCache(vae, folder)
@@ -58,7 +58,7 @@ def film_paths(
     while time.time() - start < 60*minutes:
         if (folder/f"{i:05d}.safetensors").exists(): i += world; continue
         context, x0, table, prompts = latents.batch(rng, n, rng.choice((5, 9, 9, 9, 13)))
-        without_past(context, table, [b for b in range(n) if rng.random() < .1])
+        context, table = without_past(context, table, torch.tensor([rng.random() < .1 for _ in range(n)]))
         text = captions(prompts, tokenizer, text_encoder)
         with half(): states = trajectory(teacher, context, table, text)
         rows = {f"table.{k}": v for k, v in vars(table).items()}
@@ -127,7 +127,7 @@ def load_means(
         if "lora_A" in k: plain[k.split(".lora_A")[0] + ".weight"] += weights[k.replace("lora_A", "lora_B")] @ weights[k]   # alpha = rank: scale 1
     model.load_state_dict(plain)
 
-# %% ../nbs/backstage/distill.ipynb #89df14e4
+# %% ../nbs/backstage/distill.ipynb #04ab50cb
 class WithCritic:
     "The student's optimizer; the critic's travels along in checkpoints"
     def __init__(self, student, critic): self.student, self.critic, self.parameters = student, critic, student.parameters
@@ -167,7 +167,7 @@ def train_stage1(
         frames = shared.choice((5, 9, 9, 9, 13, 21))
         def draw():
             context, _, table, prompts = latents.batch(own, m := max(2, n*15//(frames+6)), frames)
-            without_past(context, table, [b for b in range(m) if own.random() < .1])
+            context, table = without_past(context, table, torch.tensor([own.random() < .1 for _ in range(m)]))
             with torch.no_grad(): return context, table, captions(prompts, tokenizer, text_encoder)
         for _ in range(critic_steps):
             context, table, text = draw()

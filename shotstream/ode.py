@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['trajectory', 'mixed_states', 'ode_loss']
 
-# %% ../nbs/16_ode.ipynb #fc35f695
+# %% ../nbs/16_ode.ipynb #143f5a56
 import torch
 from torch import Tensor
 from .core import FrameTable, sees_past
-from .flow import guided, schedule, to_x0
+from .flow import schedule, to_x0
 from .student import SHIFT, student_sigmas
-from .teacher import join_context, teacher_velocity
+from .teacher import guided_velocity, join_context
 
-# %% ../nbs/16_ode.ipynb #88a4d571
+# %% ../nbs/16_ode.ipynb #0c45e7ec
 @torch.no_grad()
 def trajectory(
     model,            # The teacher
@@ -22,7 +22,7 @@ def trajectory(
     text:Tensor,      # (b, s, l, d)
     sigmas=None,      # Levels at which to keep the state, falling; by default the student's
     steps:int=24,     # Of the teacher, to which these levels are added
-    guidance:float=2.,
+    guidance:float=2., history_guidance:float=2., # See `guided_velocity`
     generator=None,
     shift:float=SHIFT,# Of the teacher's schedule and the student's levels
 )->Tensor:            # (b, levels + 1, f, z, h, w): states at `sigmas`, then the clean end
@@ -33,13 +33,10 @@ def trajectory(
     x = torch.randn(b, len(table)-c, z, h, w, generator=generator).to(context)
     others = [s for s in schedule(steps, shift).tolist() if min(abs(s-a) for a in sigmas) > 1e-6]     # no step of length 0
     levels = sorted([*others, *sigmas], reverse=True)
-    blank, states = torch.zeros_like(text), []
+    states = []
     for a, s in zip(levels, levels[1:]):
         if a in sigmas: states.append(x)
-        at = table.at(a)
-        v = teacher_velocity(model, context, x, at, text)
-        if guidance != 1: v = guided(v, teacher_velocity(model, context, x, at, blank), guidance)
-        x = x + (s-a)*v
+        x = x + (s-a)*guided_velocity(model, context, x, table.at(a), text, guidance, history_guidance)
     return torch.stack([*states, x], 1)
 
 # %% ../nbs/16_ode.ipynb #aee9f4c8

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['ASSETS', 'PUBLISHED', 'check_card', 'toy_student', 'Film', 'teacher_shots', 'student_shots', 'ShotStreamPipeline']
 
-# %% ../nbs/13_pipeline.ipynb #bc9070c6
+# %% ../nbs/13_pipeline.ipynb #453d4db5
 import json, re, time
 from dataclasses import dataclass
 from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
+from fastcore.basics import patch
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
 from torch import Tensor
@@ -64,17 +65,18 @@ class Film:
     @property
     def frames(self): return torch.cat(self.shots)
 
-# %% ../nbs/13_pipeline.ipynb #c92e247e
+# %% ../nbs/13_pipeline.ipynb #67db761d
 @torch.no_grad()
 def teacher_shots(
     pipe,                # With a teacher
     script:Script, seed:int,
-    steps:int, guidance:float, # See `sample_shot`
-    rule:str="published", budget:int=6, # See `context_frames`
-    size:tuple=(64, 64), # Height and width in pixels
+    size:tuple,          # Height and width in pixels
+    steps=None, guidance=None, history_guidance=None, # See `sample_shot`; by default the config's
+    rule:str="published", budget:int=6,               # See `context_frames`
 ): # Yields (f, h, w, 3) uint8, one shot at a time
     "Film shot after shot with the slow model; each looks back at frames of the earlier ones (§4.1)"
     past, config = [], pipe.config
+    steps, guidance, history_guidance = ((config[name] if value is None else value) for name, value in (("teacher_steps", steps), ("guidance", guidance), ("history_guidance", history_guidance)))
     text = torch.cat([pipe.caption_features(script.caption, s.caption, k) for k, s in enumerate(script.shots)])[None]
     blank = pipe.features(config.negative_prompt)[None] if config.negative_prompt else None
     for k, shot in enumerate(script.shots):
@@ -86,7 +88,7 @@ def teacher_shots(
         else: # no past: zeros, seen under the first caption (published)
             context = torch.zeros(1, budget, *pipe.latent_shape(size), device=pipe.device)
             table = first_shot_table(latents, budget, pipe.device)
-        z = sample_shot(pipe.teacher, context, table, text, steps, guidance, config.shift, torch.Generator().manual_seed(1000*seed + k),
+        z = sample_shot(pipe.teacher, context, table, text, steps, guidance, history_guidance if picks else 1., config.shift, torch.Generator().manual_seed(1000*seed + k),
                         blank=blank, same_time=config.context_time == "target")
         past.append(pipe.decode(z))
         yield past[-1]
@@ -102,12 +104,12 @@ def student_shots(
     for shot in script.shots: stream.next_shot(shot.caption, latents=1 + (shot.frames-1)//4)
     return stream
 
-# %% ../nbs/13_pipeline.ipynb #c32ac7b4
-PUBLISHED = dict(shift=8., prompt_style="published", context_pixels="float", context_time="target", guidance=6., teacher_steps=50, size=(480, 832),
+# %% ../nbs/13_pipeline.ipynb #dbd8df22
+PUBLISHED = dict(shift=8., prompt_style="published", context_pixels="float", context_time="target", guidance=6., history_guidance=1., teacher_steps=50, size=(480, 832),
     negative_prompt="色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，多余的手指，"
                     "画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走")   # Wan's own
 
-# %% ../nbs/13_pipeline.ipynb #490b38d3
+# %% ../nbs/13_pipeline.ipynb #ac954d8d
 class ShotStreamPipeline(DiffusionPipeline):
     """Films stories shot by shot: `ShotStreamPipeline.from_pretrained("toy")(story)`.
 
@@ -121,7 +123,7 @@ class ShotStreamPipeline(DiffusionPipeline):
         context_pixels:str="uint8",    # "uint8" or "float": what is encoded again as context, rounded or (published) not
         context_time:str="clean",      # "clean" or "target": the noise level that the teacher is told of its context; "target" is published
         negative_prompt:str="",        # What guidance leads the teacher away from; "" is silence
-        guidance:float=2., teacher_steps:int=20, # How the teacher films if nobody says otherwise
+        guidance:float=2., history_guidance:float=2., teacher_steps:int=20, # How the teacher films if nobody says otherwise
         size:tuple=(64, 64),           # Height and width of the pictures it was trained on
     ):
         super().__init__()
@@ -130,7 +132,7 @@ class ShotStreamPipeline(DiffusionPipeline):
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, transformer=transformer, teacher=teacher)
         self.was_read, self.text_rests = {}, False         # what a released text encoder has read; does it wait in main memory?
         self.register_to_config(shift=shift, prompt_style=prompt_style, context_pixels=context_pixels, context_time=context_time, negative_prompt=negative_prompt,
-                                guidance=guidance, teacher_steps=teacher_steps, size=tuple(size))
+                                guidance=guidance, history_guidance=history_guidance, teacher_steps=teacher_steps, size=tuple(size))
 
     @classmethod
     def from_pretrained(cls,
@@ -160,114 +162,130 @@ class ShotStreamPipeline(DiffusionPipeline):
     @property
     def is_toy(self): return isinstance(self.vae, ToyVAE)
 
-    def check(self, caption:str, prompt:str)->str: # What a person should know; "" if nothing
-        "Complain about words that the toy world does not know; say how much of a long prompt will not be read"
-        whole = self.prompt_of(caption, prompt)
-        if self.is_toy: check_prompt(whole, self.tokenizer)
-        tokens, room = len(self.tokenizer(whole).input_ids), self.tokenizer.model_max_length
-        return f"the last {tokens-room} of {tokens} tokens will not be read: shorten the story's caption" if tokens > room else ""
+# %% ../nbs/13_pipeline.ipynb #1e1587d9
+@patch
+def check(self:ShotStreamPipeline, caption:str, prompt:str)->str: # What a person should know; "" if nothing
+    "Complain about words that the toy world does not know; say how much of a long prompt will not be read"
+    whole = self.prompt_of(caption, prompt)
+    if self.is_toy: check_prompt(whole, self.tokenizer)
+    tokens, room = len(self.tokenizer(whole).input_ids), self.tokenizer.model_max_length
+    return f"the last {tokens-room} of {tokens} tokens will not be read: shorten the story's caption" if tokens > room else ""
 
-    def read(self,
-        story, # A `Script`, the path of a story file, or its content
-    )->Script: # With every prompt checked
-        "Check a story before any time is spent on it"
-        script = story if isinstance(story, Script) else parse_script(story) if isinstance(story, dict) else load_script(story)
-        problems = []
-        for i, shot in enumerate(script.shots):
-            try: self.check(script.caption, shot.caption)
-            except ValueError as e: problems.append(f"shots[{i}]: {e}")
-        if problems: raise StoryError(problems)
-        return script
+@patch
+def read(self:ShotStreamPipeline,
+    story, # A `Script`, the path of a story file, or its content
+)->Script: # With every prompt checked
+    "Check a story before any time is spent on it"
+    script = story if isinstance(story, Script) else parse_script(story) if isinstance(story, dict) else load_script(story)
+    problems = []
+    for i, shot in enumerate(script.shots):
+        try: self.check(script.caption, shot.caption)
+        except ValueError as e: problems.append(f"shots[{i}]: {e}")
+    if problems: raise StoryError(problems)
+    return script
 
-    @torch.no_grad()
-    def features(self, prompt:str)->Tensor: # (1, l, d)
-        "A prompt, as the transformer reads it"
-        if self.text_encoder is None and prompt not in self.was_read:
-            raise ValueError("the text encoder was released and has not read this prompt: load the pipeline again, or give release_text() the whole story")
-        if self.text_encoder is None: text = self.was_read[prompt]
-        else:
-            if self.text_rests: self.text_encoder.to(self.device)
-            text = encode_prompts([prompt], self.tokenizer, self.text_encoder)
-            if self.text_rests: self.text_encoder.to("cpu")
-        return text.to(self.device, self.transformer.dtype)
+# %% ../nbs/13_pipeline.ipynb #31539d85
+@patch
+@torch.no_grad()
+def features(self:ShotStreamPipeline, prompt:str)->Tensor: # (1, l, d)
+    "A prompt, as the transformer reads it"
+    if self.text_encoder is None and prompt not in self.was_read:
+        raise ValueError("the text encoder was released and has not read this prompt: load the pipeline again, or give release_text() the whole story")
+    if self.text_encoder is None: text = self.was_read[prompt]
+    else:
+        if self.text_rests: self.text_encoder.to(self.device)
+        text = encode_prompts([prompt], self.tokenizer, self.text_encoder)
+        if self.text_rests: self.text_encoder.to("cpu")
+    return text.to(self.device, self.transformer.dtype)
 
-    def rest_text(self, rests:bool=True):
-        "Let the text encoder wait in main memory, and come to the device only to read: umT5-XXL is four times as heavy as the transformer"
-        self.text_rests = rests
-        self.text_encoder.to("cpu" if rests else self.device)
+@patch
+def rest_text(self:ShotStreamPipeline, rests:bool=True):
+    "Let the text encoder wait in main memory, and come to the device only to read: umT5-XXL is four times as heavy as the transformer"
+    self.text_rests = rests
+    self.text_encoder.to("cpu" if rests else self.device)
 
-    def release_text(self, story=None):
-        "Give the text encoder's memory back, after it has read all prompts of a story"
-        if story is not None:
-            script = self.read(story)
-            prompts = [self.prompt_of(script.caption, s.caption, k) for k, s in enumerate(script.shots)]
-            self.was_read = {p: self.features(p) for p in prompts}
-        self.register_modules(text_encoder=None)
-
-    def caption_features(self, caption:str, prompt:str, number:int=0)->Tensor: # (1, l, d)
-        "A shot's caption"
-        return self.features(self.prompt_of(caption, prompt, number))
-
-    def prompt_of(self, caption:str, prompt:str, number:int=0)->str:
-        "Story and shot caption in one; cleaned of broken characters when the published style is wanted"
-        whole = compose_prompt(caption, prompt, number, self.config.prompt_style)
-        return clean_prompt(whole) if self.config.prompt_style == "published" else whole
-
-    def latent_shape(self, size:tuple)->tuple: # (z, h, w)
-        "Of one latent frame, for pictures of `size` (height, width)"
-        return self.transformer.config.in_channels, size[0]//8, size[1]//8
-
-    def new_memory(self, size:tuple, budget:int=6, window:int=21, sink:int=0)->StaticMemory:
-        "Two memories of the right size (§4.2)"
-        c, (_, h, w) = self.transformer.config, self.latent_shape(size)
-        tokens = h//c.patch_size[1]*(w//c.patch_size[2])
-        return StaticMemory(c.num_layers, 1, tokens, c.num_attention_heads, c.attention_head_dim, budget, window, sink, dtype=self.transformer.dtype, device=self.device)
-
-    def encode(self,
-        frames:Tensor, # (n, h, w, 3) unrelated frames, uint8 or float in [-1, 1]
-    )->Tensor:         # (1, n, z, h, w) latents
-        "Every frame alone, as a still"
-        video = to_float(frames[:, None]) if frames.dtype == torch.uint8 else frames[:, None].permute(0, 4, 1, 2, 3)
-        return self.vae.encode(video.to(self.device, self.vae.dtype)).latent_dist.mode().permute(2, 0, 1, 3, 4).to(self.transformer.dtype)
-
-    def decode(self,
-        latents:Tensor, # (1, f, z, h, w)
-    )->Tensor:          # (1 + 4(f-1), h, w, 3) uint8
-        "One shot's latents -> frames"
-        return to_uint8(self.vae.decode(latents.transpose(1, 2).to(self.vae.dtype)).sample)[0].cpu()
-
-    def stream(self,
-        caption:str="",            # Of the whole story
-        seed:int=0,
-        size=None,                 # Height and width in pixels; by default the config's
-        keep_films:bool=False,     # See `Stream`
-        **settings,                # See `Settings`
-    )->Stream:
-        "A story to be filmed while it is told"
-        return Stream(self, caption, seed, tuple(size or self.config.size), keep_films, **settings)
-
-    def __call__(self,
-        story,               # A `Script`, the path of a story file, or its content
-        seed:int|None=None,  # Instead of the story's
-        teacher:bool=False,  # Film with the slow model?
-        guidance=None,       # How strictly the teacher follows captions, 1 is plain; by default the config's
-        progress:bool=False, # Show a bar?
-        size=None,           # Height and width in pixels; by default the config's
-        **settings,          # See `Settings`; of these the teacher takes `rule`, `budget` and `steps` (by default the config's)
-    )->Film:
-        "Film a whole story"
+@patch
+def release_text(self:ShotStreamPipeline, story=None):
+    "Give the text encoder's memory back, after it has read all prompts of a story"
+    if story is not None:
         script = self.read(story)
-        if teacher and self.teacher is None: raise ValueError("this pipeline has no teacher; the toy's has one: from_pretrained('toy')")
-        seed = script.seed if seed is None else seed
-        size = tuple(size or self.config.size)
-        config = self.config
-        if teacher: parts = enumerate(teacher_shots(self, script, seed, settings.pop("steps", config.teacher_steps), config.guidance if guidance is None else guidance, size=size, **settings))
-        else: parts = ((f.shot, f.video) for f in student_shots(self, script, seed, size, **settings))
-        shots, ends, first, start = [[] for _ in script.shots], [0.]*len(script.shots), 0., time.perf_counter()
-        with tqdm(total=sum(s.frames for s in script.shots), unit="frame", disable=not progress) as bar:
-            for k, video in parts:
-                shots[k].append(video)
-                ends[k] = time.perf_counter() - start
-                first = first or ends[k]
-                bar.update(len(video))
-        return Film([torch.cat(s) for s in shots], script, [b-a for a, b in zip([0., *ends], ends)], first)
+        prompts = [self.prompt_of(script.caption, s.caption, k) for k, s in enumerate(script.shots)]
+        self.was_read = {p: self.features(p) for p in prompts}
+    self.register_modules(text_encoder=None)
+
+@patch
+def caption_features(self:ShotStreamPipeline, caption:str, prompt:str, number:int=0)->Tensor: # (1, l, d)
+    "A shot's caption"
+    return self.features(self.prompt_of(caption, prompt, number))
+
+@patch
+def prompt_of(self:ShotStreamPipeline, caption:str, prompt:str, number:int=0)->str:
+    "Story and shot caption in one; cleaned of broken characters when the published style is wanted"
+    whole = compose_prompt(caption, prompt, number, self.config.prompt_style)
+    return clean_prompt(whole) if self.config.prompt_style == "published" else whole
+
+# %% ../nbs/13_pipeline.ipynb #b9a53cf9
+@patch
+def latent_shape(self:ShotStreamPipeline, size:tuple)->tuple: # (z, h, w)
+    "Of one latent frame, for pictures of `size` (height, width)"
+    return self.transformer.config.in_channels, size[0]//8, size[1]//8
+
+@patch
+def new_memory(self:ShotStreamPipeline, size:tuple, budget:int=6, window:int=21, sink:int=0)->StaticMemory:
+    "Two memories of the right size (§4.2)"
+    c, (_, h, w) = self.transformer.config, self.latent_shape(size)
+    tokens = h//c.patch_size[1]*(w//c.patch_size[2])
+    return StaticMemory(c.num_layers, 1, tokens, c.num_attention_heads, c.attention_head_dim, budget, window, sink, dtype=self.transformer.dtype, device=self.device)
+
+@patch
+def encode(self:ShotStreamPipeline,
+    frames:Tensor, # (n, h, w, 3) unrelated frames, uint8 or float in [-1, 1]
+)->Tensor:         # (1, n, z, h, w) latents
+    "Every frame alone, as a still"
+    video = to_float(frames[:, None]) if frames.dtype == torch.uint8 else frames[:, None].permute(0, 4, 1, 2, 3)
+    return self.vae.encode(video.to(self.device, self.vae.dtype)).latent_dist.mode().permute(2, 0, 1, 3, 4).to(self.transformer.dtype)
+
+@patch
+def decode(self:ShotStreamPipeline,
+    latents:Tensor, # (1, f, z, h, w)
+)->Tensor:          # (1 + 4(f-1), h, w, 3) uint8
+    "One shot's latents -> frames"
+    return to_uint8(self.vae.decode(latents.transpose(1, 2).to(self.vae.dtype)).sample)[0].cpu()
+
+# %% ../nbs/13_pipeline.ipynb #1297f4fd
+@patch
+def stream(self:ShotStreamPipeline,
+    caption:str="",            # Of the whole story
+    seed:int=0,
+    size=None,                 # Height and width in pixels; by default the config's
+    keep_films:bool=False, preview=None, # See `Stream`
+    **settings,                # See `Settings`
+)->Stream:
+    "A story to be filmed while it is told"
+    return Stream(self, caption, seed, tuple(size or self.config.size), keep_films, preview, **settings)
+
+@patch
+def __call__(self:ShotStreamPipeline,
+    story,               # A `Script`, the path of a story file, or its content
+    seed:int|None=None,  # Instead of the story's
+    teacher:bool=False,  # Film with the slow model?
+    guidance=None, history_guidance=None, # How strictly the teacher follows captions, and the past; 1 is plain; by default the config's
+    progress:bool=False, # Show a bar?
+    size=None,           # Height and width in pixels; by default the config's
+    **settings,          # See `Settings`; of these the teacher takes `rule`, `budget` and `steps` (by default the config's)
+)->Film:
+    "Film a whole story"
+    script = self.read(story)
+    if teacher and self.teacher is None: raise ValueError("this pipeline has no teacher; the toy's has one: from_pretrained('toy')")
+    seed = script.seed if seed is None else seed
+    size = tuple(size or self.config.size)
+    if teacher: parts = enumerate(teacher_shots(self, script, seed, size, guidance=guidance, history_guidance=history_guidance, **settings))
+    else: parts = ((f.shot, f.video) for f in student_shots(self, script, seed, size, **settings))
+    shots, ends, first, start = [[] for _ in script.shots], [0.]*len(script.shots), 0., time.perf_counter()
+    with tqdm(total=sum(s.frames for s in script.shots), unit="frame", disable=not progress) as bar:
+        for k, video in parts:
+            shots[k].append(video)
+            ends[k] = time.perf_counter() - start
+            first = first or ends[k]
+            bar.update(len(video))
+    return Film([torch.cat(s) for s in shots], script, [b-a for a, b in zip([0., *ends], ends)], first)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['rollout', 'score_x0', 'student_loss', 'own_context']
 
-# %% ../nbs/18_rollout.ipynb #7997a84c
+# %% ../nbs/18_rollout.ipynb #a1d844e5
 import torch
 from torch import Tensor
 from .codec import to_float, to_uint8
@@ -13,9 +13,9 @@ from .context import context_frames
 from .core import FrameTable
 from .cache import Memory
 from .dmd import dmd_gradient, dmd_loss
-from .flow import add_noise, guided, to_x0
+from .flow import add_noise, to_x0
 from .student import film_shot
-from .teacher import teacher_velocity
+from .teacher import guided_velocity
 
 # %% ../nbs/18_rollout.ipynb #e44ada0d
 def rollout(
@@ -31,7 +31,7 @@ def rollout(
     memory = Memory(len(model.blocks), window)
     return torch.cat(list(film_shot(model, memory, context, table, text, sigmas, generator, stop=stop, detach=detach)), 1)
 
-# %% ../nbs/18_rollout.ipynb #3f5896ad
+# %% ../nbs/18_rollout.ipynb #931f7b37
 @torch.no_grad()
 def score_x0(
     model,                    # Teacher or critic
@@ -41,26 +41,24 @@ def score_x0(
     text:Tensor,              # (b, s, l, d)
     sigma,                    # Noise level: a number or (b,)
     noise:Tensor,             # Like `x0`
-    guidance:float=1.,        # 1: no second question
+    guidance:float=1., history_guidance:float=1., # See `guided_velocity`; 1: no second question
 )->Tensor:                    # (b, f, z, h, w)
     "Make the student's film noisy, and ask a score model where it ends"
-    x, at = add_noise(x0, noise, sigma), table.at(sigma)
-    v = teacher_velocity(model, context, x, at, text)
-    if guidance != 1: v = guided(v, teacher_velocity(model, context, x, at, torch.zeros_like(text)), guidance)
-    return to_x0(x, v, sigma)
+    x = add_noise(x0, noise, sigma)
+    return to_x0(x, guided_velocity(model, context, x, table.at(sigma), text, guidance, history_guidance), sigma)
 
 def student_loss(
     student, teacher, critic, # Who learns, who knows films, who knows the student's films
     context:Tensor, table:FrameTable, text:Tensor, # As in `rollout`
     sigma:Tensor,             # (b,) noise level at which films are compared
     stop:int,                 # Look that learns
-    guidance:float=2.,        # Of the teacher
+    guidance:float=2., history_guidance:float=2., # Of the teacher
     detach:bool=True,
 )->tuple:                     # (b,) loss, and the film (b, f, z, h, w)
     "One step of distribution matching on the student's own film (§4.2)"
     x0 = rollout(student, context, table, text, stop, detach)
     noise = torch.randn_like(x0)
-    real = score_x0(teacher, context, x0.detach(), table, text, sigma, noise, guidance)
+    real = score_x0(teacher, context, x0.detach(), table, text, sigma, noise, guidance, history_guidance)
     fake = score_x0(critic, context, x0.detach(), table, text, sigma, noise)
     return dmd_loss(x0, dmd_gradient(x0.detach(), real, fake)), x0.detach()
 

@@ -94,13 +94,14 @@ class Settings:
         if unknown := changes.keys() - asdict(self).keys(): raise ValueError(f"unknown setting {sorted(unknown)[0]!r}; there are {', '.join(asdict(self))}")
         return replace(self, **changes)
 
-# %% ../nbs/19_stream.ipynb #551adc43
+# %% ../nbs/19_stream.ipynb #17dc3025
 @dataclass
 class Frames:
     "What a stream hands over"
     shot:int       # Number of the shot
     latent:int     # Number of the latent frame inside it
     video:Tensor   # (1, h, w, 3) uint8 for a shot's first latent, (4, h, w, 3) for every other
+    draft:bool=False # A small picture that was not decoded; the real one comes next
 
 @dataclass
 class Order:
@@ -117,9 +118,10 @@ class Stream:
         seed:int=0,              # Shot k without a seed of its own has 1000 seed + k
         size:tuple=(64, 64),     # Height and width in pixels
         keep_films:bool=False,   # Keep whole shots, so that budget, rule and pins may change in the middle of a story?
+        preview=None,            # A `Preview`: hand over a draft before the frames of every latent
         **settings,              # See `Settings`
     ):
-        self.pipe, self.caption, self.seed, self.size = pipe, caption, seed, size
+        self.pipe, self.caption, self.seed, self.size, self.preview = pipe, caption, seed, size, preview
         self.history, self.settings, self.memory = History(pipe.encode, films=keep_films), Settings(), None
         self.queue, self.running, self.cutting, self.ready, self.seen = deque(), None, False, None, []
         self.change(**settings)
@@ -165,7 +167,7 @@ class Stream:
                     raise StopIteration
                 self.running = self.film(self.queue.popleft())
             for frames in self.running:
-                self.seen.append(self.pixels)
+                if not frames.draft: self.seen.append(self.pixels)
                 return frames
             self.finish()
 
@@ -181,6 +183,7 @@ class Stream:
         decode, latent = VideoStream(pipe.vae), 0
         for chunk in film_chunks(pipe.transformer, self.memory, shot, words, pipe.latent_shape(self.size), sigmas, generator, settings.phi):
             for z in chunk.split(1, 1):
+                if self.preview: yield Frames(k, latent, self.preview(z.transpose(1, 2), latent == 0), draft=True)
                 yield self.hand_over(k, latent, decode(z.transpose(1, 2).to(pipe.vae.dtype)))
                 latent += 1
 
