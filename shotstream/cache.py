@@ -22,7 +22,7 @@ def frame_shares(
     fit = torch.einsum("bqhd,bkhd->bhqk", q.float(), k.float())*q.shape[-1]**-.5
     return fit.softmax(-1).mean((0, 1, 2)).unflatten(0, (frames, -1)).sum(-1).tolist()
 
-# %% ../nbs/14_cache.ipynb #af4da85f
+# %% ../nbs/14_cache.ipynb #58606594
 class Memory:
     """Keys and values of frames that were made: the context of earlier shots, and the clean frames of this one (§4.2, dual cache).
 
@@ -44,12 +44,13 @@ class Memory:
         self.held, self.asking = None, None                  # rows of what is held, rows of who asks
         self.keys = [None]*self.layers
         self.own = [None]*self.layers
+        self.coming = None                                   # is it context that comes? `None`: the table says; reading it on a GPU means waiting
 
     def ask(self,
         table:FrameTable, # (b, f) frames that come now: context, or one chunk
     )->tuple: # Rows of the asking frames; and of everything in sight, in the order of `look`, if keys are unturned, else `None`
         "Begin a pass"
-        self.asking, self.context = table, not bool(table.target[0, 0])
+        self.asking, self.context = table, not bool(table.target[0, 0]) if self.coming is None else self.coming
         if self.context and self.made: raise ValueError("context comes before the first chunk of a shot: call new_shot() first")
         self.see()
         return self.rows() if self.relative else (table, None)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-# %% ../nbs/09_core.ipynb #beb71e5d
+# %% ../nbs/09_core.ipynb #07db6951
 @dataclass
 class FrameTable:
     "One row per latent frame, for a batch of stories: every field is (b, f)"
@@ -34,12 +34,13 @@ class FrameTable:
         "Some of the frames: `table[:6]`, `table[[0, 3]]`, `table[-1]`"
         if isinstance(frames, int): frames = [frames]
         return FrameTable(**{f.name: getattr(self, f.name)[:, frames] for f in fields(self)})
-    def to(self, device): return FrameTable(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+    def to(self, device): return FrameTable(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
     def at(self, sigma, everywhere=False):
         "The same table with the target (or `everywhere`) at noise level `sigma`: a number, (b,) or (b, f)"
-        sigma = torch.as_tensor(sigma, dtype=self.sigma.dtype, device=self.sigma.device)
-        if sigma.ndim == 1: sigma = sigma[:, None]
-        return replace(self, sigma=torch.where(self.target | everywhere, sigma.expand(self.shape), self.sigma))
+        if torch.is_tensor(sigma):                       # a plain number stays one: nothing has to travel to a GPU
+            sigma = sigma.to(self.sigma)
+            if sigma.ndim == 1: sigma = sigma[:, None]
+        return replace(self, sigma=torch.where(self.target | everywhere, sigma, self.sigma))
     def __repr__(self):
         names = [f.name for f in fields(self)]
         rows = zip(*(getattr(self, n)[0].tolist() for n in names))

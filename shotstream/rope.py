@@ -9,14 +9,15 @@ __all__ = ['rope_freqs', 'rotate', 'temporal_angles', 'agreement', 'split_axes',
 import torch
 from torch import Tensor
 
-# %% ../nbs/07_rope.ipynb #7ba90a19
+# %% ../nbs/07_rope.ipynb #649ea4e1
 def rope_freqs(
     dim:int,            # Channels rotated along this axis (even)
     base:float=10_000., # Larger base: slower slow clocks
+    device=None,
 )->Tensor:              # (dim//2,) radians per step, fast to slow
     "Turning speed ω of every channel pair"
     if dim % 2: raise ValueError(f"channels turn in pairs, so there must be an even number of them, got {dim}")
-    return base ** (-torch.arange(0, dim, 2, dtype=torch.float64)/dim)
+    return base ** (-torch.arange(0, dim, 2, dtype=torch.float64, device=device)/dim)
 
 # %% ../nbs/07_rope.ipynb #8c2544fa
 def rotate(
@@ -27,7 +28,7 @@ def rotate(
     a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([a*cos - b*sin, a*sin + b*cos], -1).flatten(-2).type_as(x)
 
-# %% ../nbs/07_rope.ipynb #f8b3bf0b
+# %% ../nbs/07_rope.ipynb #17395f14
 def temporal_angles(
     position:Tensor,   # (..., f) place p of each frame on the time axis
     shot:Tensor,       # (..., f) shot number k of each frame
@@ -37,7 +38,7 @@ def temporal_angles(
 )->Tensor:             # (..., f, dim//2) float64
     "Discontinuous RoPE `(p + gap k) ω + k phi` (§4.2)"
     p, k = position[..., None].double(), shot[..., None].double()
-    return (p + gap*k)*rope_freqs(dim).to(p.device) + k*phi
+    return (p + gap*k)*rope_freqs(dim, device=p.device) + k*phi
 
 # %% ../nbs/07_rope.ipynb #3bda7352
 def agreement(
@@ -57,7 +58,7 @@ def split_axes(
     side = 2*(head_dim//6)
     return head_dim - 2*side, side, side
 
-# %% ../nbs/07_rope.ipynb #e7b7d2bf
+# %% ../nbs/07_rope.ipynb #8eae282e
 def video_angles(
     position:Tensor,       # (b, f) place p of each frame on the time axis
     shot:Tensor,           # (b, f) shot number k of each frame
@@ -68,8 +69,8 @@ def video_angles(
     "Angles of every token: time with the cut, then height, then width"
     dt, dh, dw = split_axes(head_dim)
     time = temporal_angles(position, shot, dt, phi, gap)[:, :, None, None]          # b f 1 1 dt/2
-    down = (torch.arange(height)[:, None]*rope_freqs(dh))[:, None].to(time.device)  #     h 1 dh/2
-    across = (torch.arange(width)[:, None]*rope_freqs(dw)).to(time.device)          #       w dw/2
+    ticks = lambda n, d: torch.arange(n, device=time.device)[:, None]*rope_freqs(d, device=time.device)
+    down, across = ticks(height, dh)[:, None], ticks(width, dw)                     # h 1 dh/2, w dw/2
     angles = torch.cat([axis.expand(*position.shape, height, width, -1) for axis in (time, down, across)], -1)
     angles = angles.flatten(1, 3)[:, :, None]                                       # b fhw 1 d/2
     return angles.cos().float(), angles.sin().float()

@@ -94,7 +94,7 @@ class Settings:
         if unknown := changes.keys() - asdict(self).keys(): raise ValueError(f"unknown setting {sorted(unknown)[0]!r}; there are {', '.join(asdict(self))}")
         return replace(self, **changes)
 
-# %% ../nbs/19_stream.ipynb #17dc3025
+# %% ../nbs/19_stream.ipynb #3e378dfd
 @dataclass
 class Frames:
     "What a stream hands over"
@@ -177,7 +177,7 @@ class Stream:
         self.text = pipe.caption_features(self.caption, order.prompt, k)                         # 1 l d
         rows = self.prepare() if k else self.prepare_first()
         shot = next_shot_table(rows, order.latents, k if k else 1)[slice(len(rows), None)]
-        shot = replace(shot, caption=torch.zeros_like(shot.caption)).to(pipe.device)
+        shot = replace(shot, caption=torch.zeros_like(shot.caption))
         words, sigmas = pipe.transformer.read(self.text[:, None]), student_sigmas(pipe.config.shift, student_steps(settings.steps))
         generator = torch.Generator().manual_seed(1000*self.seed + k if order.seed is None else order.seed)
         decode, latent = VideoStream(pipe.vae), 0

@@ -14,13 +14,15 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
 from .codec import Latents
 
-# %% ../nbs/gpu/23_wan_video.ipynb #ccf78996
+# %% ../nbs/gpu/23_wan_video.ipynb #94abb330
 class WanVAE(AutoencoderKLWan):
     "Wan's video autoencoder with `ToyVAE`'s interface. Same state dict as `AutoencoderKLWan`"
     def _scale(self, like):
-        "Mean and standard deviation of every latent channel, (z, 1, 1, 1)"
-        to = lambda numbers: torch.tensor(numbers, device=like.device, dtype=like.dtype)[:, None, None, None]
-        return to(self.config.latents_mean), to(self.config.latents_std)
+        "Mean and standard deviation of every latent channel, (z, 1, 1, 1); sent to a device once"
+        key = like.device, like.dtype
+        if key not in (kept := self.__dict__.setdefault("_scales", {})):
+            kept[key] = [torch.tensor(numbers, device=like.device, dtype=like.dtype)[:, None, None, None] for numbers in (self.config.latents_mean, self.config.latents_std)]
+        return kept[key]
 
     def encode(self,
         video:Tensor,            # (b, 3, 1+4k, h, w) in [-1, 1]
@@ -44,13 +46,13 @@ class WanVAE(AutoencoderKLWan):
     @apply_forward_hook          # offloading brings the weights here for this method too
     def decode_next(self,
         z:Tensor,                # (b, z, f, h, w) the next latent frames of a stream
-        state=None,              # What the call before returned; `None` at the beginning
+        state=None,              # What the call before returned, used up by this one; `None` at the beginning
     ): # Frames, and the state for the next call
         "One step of a stream: the memory of every causal convolution goes from call to call (§4.2)"
         if self.config.patch_size is not None: raise ValueError("this is not Wan2.1's codec: its pictures are patched")
         shift, scale = self._scale(z)
         x, parts = self.post_quant_conv(z*scale + shift), []
-        first, memory = state is None, [None]*self._cached_conv_counts["decoder"] if state is None else list(state)
+        first, memory = state is None, [None]*self._cached_conv_counts["decoder"] if state is None else state     # old memories go as new ones come
         for i in range(x.shape[2]):
             parts.append(self.decoder(x[:, :, i:i+1], feat_cache=memory, feat_idx=[0], first_chunk=first and i == 0))
         return torch.cat(parts, 2).clamp(-1, 1), memory

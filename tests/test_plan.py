@@ -7,7 +7,7 @@ import torch
 
 from shotstream import ShotStreamPipeline
 from shotstream.bench import CAPTION, PROMPTS, time_shot
-from shotstream.bench_gpu import Clock, compare, gpu_suite, gpu_summary, watched
+from shotstream.bench_gpu import Clock, compare, compare_diffusers, gpu_suite, gpu_summary, watched
 from shotstream.core import next_shot_table
 from shotstream.plan import (CARDS, RATES, NoMemory, Stage, add_up, codec_steps, first_frame, frame_sizes, gantt, ideal_seconds,
                              memory_plan, random_pipeline, shot_work, weight_bytes, what_fits)
@@ -131,7 +131,7 @@ def test_suite_says_what_it_measured(result):
     assert [(d["k"], d["kv"], d["n"]) for d in ms["denoise"]] == [(1, 9, 8), (2, 10, 8)] and [(d["k"], d["n"]) for d in ms["clean"]] == [(1, 2)]
     assert (ms["text"]["n"], ms["ctx_prefill"]["n"], ms["vae_latent"]["n"]) == (2, 2, 8)
     assert run["check"]["rel_l2_chunk1"] < 1e-4 and run["check"]["rel_l2_last"] < 1e-4
-    assert [r["a"] for r in saved["ratios"]] == ["ours:recompute", "ours:teacher"] and saved["ratios"][1]["steps_timed"] == 3
+    assert [r["a"] for r in saved["ratios"]] == ["ours:recompute", "ours:teacher"] + 2*["diffusers:WanPipeline"] and all(r["steps_timed"] == 3 for r in saved["ratios"][1:])
     assert "no GPU" in gpu_summary(result) and "RANDOM" in gpu_summary(result)
 
 
@@ -145,6 +145,14 @@ def test_teacher_time_is_scaled(tiny, monkeypatch):
     monkeypatch.setattr(Clock, "ms", lambda self, a, b: 1.)
     found = compare(tiny, SIZE, latents=3, rounds=2, teacher_steps=60, progress=lambda line: None)
     assert calls == [3, 3, 3] and found["ms"]["teacher"] == [20., 20.] and found["ms"]["cached"] == [1., 1.]
+
+
+def test_diffusers_time_is_scaled(tiny, monkeypatch):
+    "Two steps are run, four looks of one millisecond; 50 steps would be 100 looks, and the rest of the call is not scaled"
+    monkeypatch.setattr(Clock, "ms", lambda self, a, b: 1.)
+    found = compare_diffusers(tiny, SIZE, latents=2, rounds=1, timed_steps=2)
+    assert found == dict(transformer=100., all_in=1 + 100 - 4)
+    assert not tiny.transformer._forward_hooks
 
 
 @torch.no_grad()

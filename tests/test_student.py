@@ -15,7 +15,8 @@ from shotstream.distill import add_lora, load_means, look_of, own_past
 from shotstream.ode import ode_loss
 from shotstream.pipeline import toy_student
 from shotstream.rollout import rollout
-from shotstream.student import SHIFT, film_shot, student_sigmas
+from shotstream.student import SHIFT, film_chunks, film_shot, open_shot, student_sigmas
+from shotstream.teacher import toy_transformer
 from shotstream.transformer import ShotTransformer
 
 SMALL = dict(num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, text_dim=12, freq_dim=16, ffn_dim=40, num_layers=2)
@@ -174,3 +175,15 @@ def test_every_stage_trains(pipe, tmp_path, monkeypatch):
 def test_sigmas():
     assert student_sigmas(8.) == pytest.approx([1, .95793, .88889, .73759], abs=1e-5)
     assert student_sigmas(SHIFT)[0] == 1 and student_sigmas(SHIFT) == sorted(student_sigmas(SHIFT), reverse=True)
+
+
+@torch.no_grad()
+def test_nothing_waits_for_the_device():
+    "Tensors on `meta` have no values: whoever wants to read one inside a shot fails here, and would make the host wait on a GPU"
+    model = toy_transformer().to("meta")
+    memory, past = StaticMemory(6, 1, 16, 5, 32, device="meta"), next_shot_table([0]*6, 1, 1)[slice(0, 6)].to("meta")
+    shot = next_shot_table([], 7, 1, captions=[0])
+    read = model.read(torch.zeros(1, 2, 8, 96, device="meta"))
+    open_shot(model, memory, torch.zeros(1, 6, 32, 8, 8, device="meta"), past, read)
+    films = list(film_chunks(model, memory, shot, model.read(torch.zeros(1, 1, 8, 96, device="meta")), (32, 8, 8)))
+    assert [f.shape[1] for f in films] == [3, 3, 1] and films[0].is_meta
