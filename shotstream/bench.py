@@ -56,7 +56,7 @@ def time_teacher(pipe, caption, prompt, latents, steps, guidance=5.):
         seconds = time.perf_counter() - start
     return dict(seconds=seconds, passed_frames=seen["frames"], transformer=seen["seconds"])
 
-# %% ../nbs/backstage/bench.ipynb #d8a499c9
+# %% ../nbs/backstage/bench.ipynb #4ae212b3
 CAPTION, PROMPTS = "a red ball with a hat in the forest by day.", ("wide shot: the ball waves.", "close up: the ball jumps.", "panning shot: the ball walks right.")
 
 def cpu_suite(
@@ -96,6 +96,7 @@ def cpu_suite(
                         same_counts=len({(r["passes"], r["passed_frames"], r["cache_bytes"]) for r in flat}) == 1,
                         host_growth_mib=memory_mib() - before, seconds=[round(r["seconds"], 4) for r in long]))
 
+# %% ../nbs/backstage/bench.ipynb #f12e67bb
 def summary(result:dict)->str:
     "The same in five lines"
     s, r, l = result["student"], result["ratios"], result["long_story"]

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['frame_shares', 'Memory', 'StaticMemory']
 
-# %% ../nbs/14_cache.ipynb #78c48aa7
+# %% ../nbs/14_cache.ipynb #22491439
 from dataclasses import replace
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from .core import FrameTable, concat_frames
 
@@ -22,7 +23,7 @@ def frame_shares(
     fit = torch.einsum("bqhd,bkhd->bhqk", q.float(), k.float())*q.shape[-1]**-.5
     return fit.softmax(-1).mean((0, 1, 2)).unflatten(0, (frames, -1)).sum(-1).tolist()
 
-# %% ../nbs/14_cache.ipynb #58606594
+# %% ../nbs/14_cache.ipynb #e19cfaae
 class Memory:
     """Keys and values of frames that were made: the context of earlier shots, and the clean frames of this one (§4.2, dual cache).
 
@@ -55,57 +56,65 @@ class Memory:
         self.see()
         return self.rows() if self.relative else (table, None)
 
-    def see(self):
-        "Which held frames the asking ones may see"
-        start = self.made + len(self.asking) - self.window
-        self.shown = [i for i, f in enumerate(self.frames) if f < self.sink or f >= start]
+# %% ../nbs/14_cache.ipynb #cbd5e2c0
+@patch
+def see(self:Memory):
+    "Which held frames the asking ones may see"
+    start = self.made + len(self.asking) - self.window
+    self.shown = [i for i, f in enumerate(self.frames) if f < self.sink or f >= start]
 
-    def in_sight(self):
-        "What the asking frames see, in the order of `look`: -1 for context, else the number inside the shot"
-        return [self.frames[i] for i in self.shown] + [-1 if self.context else self.made+i for i in range(len(self.asking))]
+@patch
+def in_sight(self:Memory):
+    "What the asking frames see, in the order of `look`: -1 for context, else the number inside the shot"
+    return [self.frames[i] for i in self.shown] + [-1 if self.context else self.made+i for i in range(len(self.asking))]
 
-    def watch(self, q, k):
-        "Note how much attention each frame in sight gets in block `watched`: `shares`, [(frame, part), ...]"
-        frames = self.in_sight()
-        self.shares = list(zip(frames, frame_shares(q, k, len(frames))))
+@patch
+def watch(self:Memory, q, k):
+    "Note how much attention each frame in sight gets in block `watched`: `shares`, [(frame, part), ...]"
+    frames = self.in_sight()
+    self.shares = list(zip(frames, frame_shares(q, k, len(frames))))
 
-    def rows(self):
-        "Asking frames and everything in sight, with positions counted anew from 0"
-        rows = self.asking if self.held is None else concat_frames(self.held[self.shown], self.asking)
-        rows = replace(rows, position=torch.arange(len(rows), device=rows.shot.device).expand(rows.shape))
-        return rows[slice(-len(self.asking), None)], rows
+@patch
+def rows(self:Memory):
+    "Asking frames and everything in sight, with positions counted anew from 0"
+    rows = self.asking if self.held is None else concat_frames(self.held[self.shown], self.asking)
+    rows = replace(rows, position=torch.arange(len(rows), device=rows.shot.device).expand(rows.shape))
+    return rows[slice(-len(self.asking), None)], rows
 
-    def look(self,
-        layer:int,
-        k:Tensor, v:Tensor, # (b, f*n, heads, d) of the asking frames
-    )->tuple:               # (b, everything*n, heads, d) keys and values
-        "What is remembered, then the asking frames themselves"
-        self.own[layer] = k, v
-        if self.keys[layer] is None: return k, v
-        n = k.shape[1]//len(self.asking)
-        show = lambda held, own: torch.cat([*(held[i] for i in self.shown), own], 1)
-        return tuple(show([h[:, i*n:(i+1)*n] for i in range(len(self.frames))], o) for h, o in zip(self.keys[layer], (k, v)))
+# %% ../nbs/14_cache.ipynb #affd1dca
+@patch
+def look(self:Memory,
+    layer:int,
+    k:Tensor, v:Tensor, # (b, f*n, heads, d) of the asking frames
+)->tuple:               # (b, everything*n, heads, d) keys and values
+    "What is remembered, then the asking frames themselves"
+    self.own[layer] = k, v
+    if self.keys[layer] is None: return k, v
+    n = k.shape[1]//len(self.asking)
+    show = lambda held, own: torch.cat([*(held[i] for i in self.shown), own], 1)
+    return tuple(show([h[:, i*n:(i+1)*n] for i in range(len(self.frames))], o) for h, o in zip(self.keys[layer], (k, v)))
 
-    def commit(self,
-        detach:bool=True, # Shall gradients stop here?
-    ):
-        "Keep the frames of the last pass: they are clean and will never change"
-        f = len(self.asking)
-        start = self.made + f + 1 - self.window              # nobody who comes later sees older frames
-        keep = [i for i, frame in enumerate(self.frames) if self.context or frame < self.sink or frame >= start]
-        for layer, own in enumerate(self.own):
-            own = tuple(t.detach() for t in own) if detach else own
-            n = own[0].shape[1]//f
-            old = self.keys[layer]
-            self.keys[layer] = own if old is None else tuple(torch.cat([*(h[:, i*n:(i+1)*n] for i in keep), o], 1) for h, o in zip(old, own))
-        self.held = self.asking if self.held is None else concat_frames(self.held[keep], self.asking)
-        self.frames = [self.frames[i] for i in keep] + ([-1]*f if self.context else list(range(self.made, self.made+f)))
-        self.made += 0 if self.context else f
+@patch
+def commit(self:Memory,
+    detach:bool=True, # Shall gradients stop here?
+):
+    "Keep the frames of the last pass: they are clean and will never change"
+    f = len(self.asking)
+    start = self.made + f + 1 - self.window              # nobody who comes later sees older frames
+    keep = [i for i, frame in enumerate(self.frames) if self.context or frame < self.sink or frame >= start]
+    for layer, own in enumerate(self.own):
+        own = tuple(t.detach() for t in own) if detach else own
+        n = own[0].shape[1]//f
+        old = self.keys[layer]
+        self.keys[layer] = own if old is None else tuple(torch.cat([*(h[:, i*n:(i+1)*n] for i in keep), o], 1) for h, o in zip(old, own))
+    self.held = self.asking if self.held is None else concat_frames(self.held[keep], self.asking)
+    self.frames = [self.frames[i] for i in keep] + ([-1]*f if self.context else list(range(self.made, self.made+f)))
+    self.made += 0 if self.context else f
 
-    @property
-    def bytes(self):
-        "Memory that keys and values take"
-        return sum(t.numel()*t.element_size() for pair in self.keys if pair is not None for t in pair)
+@patch(as_prop=True)
+def bytes(self:Memory):
+    "Memory that keys and values take"
+    return sum(t.numel()*t.element_size() for pair in self.keys if pair is not None for t in pair)
 
 # %% ../nbs/14_cache.ipynb #de3684a1
 class StaticMemory(Memory):

@@ -10,7 +10,7 @@ __all__ = ['story', 'samples', 'words', 'train', 'train_student', 'exam', 'exam_
 import argparse, sys, time
 from pathlib import Path
 
-# %% ../nbs/backstage/cli.ipynb #5470472d
+# %% ../nbs/backstage/cli.ipynb #67994311
 def _folder(): return Path("data_samples/stories")
 
 def story(args):
@@ -41,6 +41,7 @@ def story(args):
     print(f"{len(film.frames)} frames in {took:.1f} s: {len(film.frames)/took:.1f} FPS, all included. First frame after {film.first:.2f} s.")
     print(f"Film: {output}   Picture: {output.with_suffix('.png')}")
 
+# %% ../nbs/backstage/cli.ipynb #9c479fbd
 def samples(args):
     "List the stories that come with the project"
     from shotstream.story import load_script
@@ -52,6 +53,8 @@ def words(args):
     "List the words of the toy world"
     from shotstream.world import vocabulary
     print(" ".join(vocabulary()))
+
+# %% ../nbs/backstage/cli.ipynb #8056bf1f
 def train(args):
     "Train one artefact; several processes join through torchrun"
     from safetensors.torch import load_file
@@ -86,6 +89,7 @@ def train_student(args, minutes):
         critic = torch.load(state, weights_only=True)["models"]["critic"] if state.exists() else None
         distill.train_stage2(args.folder, start("stage1"), *models, judge, critic_start=critic, **minutes)
 
+# %% ../nbs/backstage/cli.ipynb #1b952c89
 def exam(args):
     "Examine teacher or student"
     import torch
@@ -109,6 +113,7 @@ def exam_of_films(args, film, pipe, judge):
     print("distance of the hero between shots (rows and columns):")
     for row in identity_matrix(result["films"], pipe.vae, judge): print("  ".join(f"{x:.3f}" for x in row))
 
+# %% ../nbs/backstage/cli.ipynb #3ac7f772
 def prepare(args):
     "Turn a folder of films into captioned clips"
     try: height, width = map(int, args.size.split("x"))
@@ -127,6 +132,7 @@ def convert(args):
     target = wan.convert(args.source, args.target, to=args.to, base=args.base, part=args.part, scale=args.scale, head_dim=args.head_dim, overwrite=args.overwrite)
     print(f"{target}\n{wan.read_checkpoint(target)}")
 
+# %% ../nbs/backstage/cli.ipynb #4c6b0e8c
 def bench(args):
     "Measure speed"
     import json

@@ -47,11 +47,12 @@ def encode_story(
 
 def latent_counts(story): return [1 + (s.frames-1)//4 for s in story.shots]
 
-# %% ../nbs/backstage/data.ipynb #8f8842fd
+# %% ../nbs/backstage/data.ipynb #41c4eaba
 def train_story(seed): # One in five has a long history
     "Stories for training: two to five shots, and sometimes up to nine"
     return draw_story(seed, n_shots=6 + seed//5 % 4 if seed % 5 == 0 else None)
 
+# %% ../nbs/backstage/data.ipynb #8d038347
 class LatentCache:
     "Encoded stories in shards of 32, in memory and on disk"
     def __init__(self,
@@ -102,6 +103,7 @@ class LatentCache:
         "Random shots with their history"
         return collate([self.example(j, k, frames) for j, k in self.draw(rng, n, frames, first)])
 
+# %% ../nbs/backstage/data.ipynb #f9b2cb56
 def next_shot_example(story, k, target, singles, echo=False):
     """Context latents, target latents, frame table and the captions it points to.
 

@@ -240,7 +240,7 @@ def film(self:Director)->Tensor: # (f, h, w, 3) uint8
     "All finished shots, one after the other"
     return torch.cat([torch.empty(0, *self.size, 3, dtype=torch.uint8), *[s.video for s in self.shots]])
 
-# %% ../nbs/20_director.ipynb #6b468b4e
+# %% ../nbs/20_director.ipynb #f37432ee
 @patch
 def next_shot(self:Director,
     prompt:str,              # What happens
@@ -265,6 +265,7 @@ def change(self:Director, **settings):
         self.settings = self.settings.but(**settings)
         self._wake()
 
+# %% ../nbs/20_director.ipynb #51b5d9a0
 @patch
 def stop(self:Director):
     "End the running shot with what was seen of it, and forget what waits"
@@ -293,6 +294,7 @@ def rewrite(self:Director,
         self.queue = deque(plan[min(i, len(shots))+keep:] if i < len(shots) else plan[len(shots)+keep:])
         self._wake()
 
+# %% ../nbs/20_director.ipynb #896c1ea4
 @patch
 def branch(self:Director, i:int)->str: # Name of the new take
     "Start a take of the story that shares the shots before shot i"
@@ -328,6 +330,7 @@ def redo(self:Director)->bool: # Was there anything?
         self._halt()
         return self._step(self.undone, self.done)
 
+# %% ../nbs/20_director.ipynb #b2f6b7ee
 @patch
 def take(self:Director, timeout:float|None=None)->Frames|None: # `None` if time is up or nothing will come
     "The next frames to show; only with `paced=True`"
@@ -410,7 +413,7 @@ def _save(self:Director, folder):
     with self.saving: save_story(Path(folder), story, self.caption, self.seed, self.size, self.settings)
     return story
 
-# %% ../nbs/20_director.ipynb #2fe92f51
+# %% ../nbs/20_director.ipynb #30252c32
 @patch
 def _open(self:Director):
     if self.closed: raise RuntimeError("this director is closed")
@@ -450,6 +453,7 @@ def _forget(self:Director, reels):
     self.reels = [r for r in self.reels if r not in reels]
     if self.paced and reels: self.events = deque(e for e in self.events if e[0] != "frames")
 
+# %% ../nbs/20_director.ipynb #301d35c1
 @patch
 def _halt(self:Director):
     "End everything that runs or waits; returns whether that was all of nothing seen"
@@ -482,7 +486,7 @@ def _result(self:Director, reel):
     if not hasattr(reel, "result"): reel.result = reel.take(reel.wanted)
     return reel.result
 
-# %% ../nbs/20_director.ipynb #58e955fd
+# %% ../nbs/20_director.ipynb #0ab58eb9
 @patch
 def _next(self:Director):
     "What there is to do, most urgent first"
@@ -522,6 +526,7 @@ def _tell(self:Director):
             if kind != "error":
                 with self.lock: self.events.append(("error", f'a function for "{kind}" failed: {type(e).__name__}: {e}'))
 
+# %% ../nbs/20_director.ipynb #9a698b3c
 @patch
 def _idle(self:Director):
     with self.lock: self.told = True
@@ -570,6 +575,7 @@ def _still(self:Director, k, take):
         take.still = history.shots[0]
     return take.still
 
+# %% ../nbs/20_director.ipynb #c8e93708
 @patch
 def _film(self:Director):
     "One latent of the running shot, or the first one of the next"

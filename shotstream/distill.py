@@ -127,7 +127,7 @@ def load_means(
         if "lora_A" in k: plain[k.split(".lora_A")[0] + ".weight"] += weights[k.replace("lora_A", "lora_B")] @ weights[k]   # alpha = rank: scale 1
     model.load_state_dict(plain)
 
-# %% ../nbs/backstage/distill.ipynb #04ab50cb
+# %% ../nbs/backstage/distill.ipynb #d672dc62
 class WithCritic:
     "The student's optimizer; the critic's travels along in checkpoints"
     def __init__(self, student, critic): self.student, self.critic, self.parameters = student, critic, student.parameters
@@ -145,6 +145,7 @@ def critic_step(critic, optimizer, context, film, table, text, half):
     torch.nn.utils.clip_grad_norm_(optimizer.parameters, 1.)
     optimizer.step()
 
+# %% ../nbs/backstage/distill.ipynb #5dce2af2
 def train_stage1(
     folder,             # Checkpoints and `stage1.safetensors`
     start:dict,         # Weights of the ODE-initialised student
@@ -180,7 +181,7 @@ def train_stage1(
                 examiner(folder, student, text_encoder, tokenizer, vae, judge), every=120, decay=.98)
     if rank == 0: save_file(means["student"], Path(folder)/"stage1.safetensors")
 
-# %% ../nbs/backstage/distill.ipynb #247e18f3
+# %% ../nbs/backstage/distill.ipynb #f6ff8821
 LINEARS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]   # of self-attention, cross-attention and feed-forward: ten per block
 
 def add_lora(model, rank:int):
@@ -199,6 +200,7 @@ def own_past(
     context, picked = own_context(vae, shots)
     return context, stack_stories(*[next_shot_table(picked, frames, k)]*b)
 
+# %% ../nbs/backstage/distill.ipynb #7cf10e2c
 def train_stage2(
     folder,             # Checkpoints and `stage2.safetensors`
     start:dict,         # Weights of stage 1

@@ -113,7 +113,7 @@ def report(
     mean = lambda names: sum(out[n][0] for n in names if n in out)/max(1, sum(n in out for n in names))
     return dict(out, told=mean(TOLD), secret=mean(SECRET))
 
-# %% ../nbs/backstage/evaluate.ipynb #df82f0a1
+# %% ../nbs/backstage/evaluate.ipynb #50e124c1
 def readings(said:dict)->list: # Of `truth`-like dicts
     "What the judge believes, shot by shot"
     classes = {k: v.argmax(-1) for k, v in said.items() if k in CLASSES}
@@ -132,6 +132,7 @@ def lasting(story, last): # Set of names
     here = {n for n in SECRET if visible(story, 0, n, 16) and visible(story, last, n, 16)}
     return here if story.shots[0].scene == story.shots[last].scene else here - {*LINES, "hills"}
 
+# %% ../nbs/backstage/evaluate.ipynb #b73bf2f7
 @torch.no_grad()
 def drift(
     film, text_encoder, tokenizer, vae, judge, # As in `take_exam`

@@ -9,7 +9,7 @@ __all__ = ['setup_notebook', 'under_test', 'same', 'check']
 import os, random
 import torch
 
-# %% ../nbs/backstage/learn.ipynb #3f606410
+# %% ../nbs/backstage/learn.ipynb #ef1fd367
 def setup_notebook(
     seed:int=42, # For torch and random
 ):
@@ -21,6 +21,7 @@ def setup_notebook(
     torch.set_printoptions(precision=3, sci_mode=False, linewidth=110)
     plt.rcParams.update({"figure.dpi": 80, "font.size": 9})
 
+# %% ../nbs/backstage/learn.ipynb #85a28a77
 def under_test()->bool:
     "Is nbdev running this notebook as a test?"
     return "IN_TEST" in os.environ

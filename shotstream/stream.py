@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['Still', 'History', 'Settings', 'Frames', 'Order', 'Stream']
 
-# %% ../nbs/19_stream.ipynb #4540b10c
+# %% ../nbs/19_stream.ipynb #82367bcd
 from collections import deque
 from dataclasses import asdict, dataclass, replace
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from .codec import VideoStream, to_uint8
 from .context import RULES, context_counts, context_frames, shot_frames
@@ -94,7 +95,7 @@ class Settings:
         if unknown := changes.keys() - asdict(self).keys(): raise ValueError(f"unknown setting {sorted(unknown)[0]!r}; there are {', '.join(asdict(self))}")
         return replace(self, **changes)
 
-# %% ../nbs/19_stream.ipynb #3e378dfd
+# %% ../nbs/19_stream.ipynb #c6cad29b
 @dataclass
 class Frames:
     "What a stream hands over"
@@ -126,91 +127,104 @@ class Stream:
         self.queue, self.running, self.cutting, self.ready, self.seen = deque(), None, False, None, []
         self.change(**settings)
 
-    def change(self, **settings):
-        "Other `Settings`, from the next shot on"
-        old, new, past = self.settings, self.settings.but(**settings), self.history
-        if past.count and not past.films and (old.rule, old.budget, old.pinned) != (new.rule, new.budget, new.pinned):
-            raise ValueError("other frames of the past would be needed than were kept: open the stream with keep_films=True to change rule, budget or pinned in the middle of a story")
-        if new != old: self.ready = None
-        if self.memory is None or (old.budget, old.window, old.sink) != (new.budget, new.window, new.sink):
-            self.memory = self.pipe.new_memory(self.size, new.budget, new.window, new.sink)
-        self.settings, past.rule, past.budget, past.pinned = new, new.rule, new.budget, new.pinned
+# %% ../nbs/19_stream.ipynb #c68d120e
+@patch
+def change(self:Stream, **settings):
+    "Other `Settings`, from the next shot on"
+    old, new, past = self.settings, self.settings.but(**settings), self.history
+    if past.count and not past.films and (old.rule, old.budget, old.pinned) != (new.rule, new.budget, new.pinned):
+        raise ValueError("other frames of the past would be needed than were kept: open the stream with keep_films=True to change rule, budget or pinned in the middle of a story")
+    if new != old: self.ready = None
+    if self.memory is None or (old.budget, old.window, old.sink) != (new.budget, new.window, new.sink):
+        self.memory = self.pipe.new_memory(self.size, new.budget, new.window, new.sink)
+    self.settings, past.rule, past.budget, past.pinned = new, new.rule, new.budget, new.pinned
 
-    def next_shot(self,
-        prompt:str,              # What happens
-        when:str="end",          # "end": after the running shot and all that wait; "now": cut to it
-        latents:int=9,           # Length; 1 + 4(latents-1) frames
-        seed:int|None=None,
-    ):
-        "Ask for a shot, at any time"
-        if when not in ("end", "now"): raise ValueError(f'when is "end" or "now", got {when!r}')
-        if not 1 <= latents <= 21: raise ValueError(f"a shot has 1 to 21 latent frames (1 to 81 frames of film), got {latents}")
-        self.pipe.check(self.caption, prompt)
-        if when == "now": self.cut()
-        self.queue.append(Order(prompt, latents, seed))
+@patch
+def next_shot(self:Stream,
+    prompt:str,              # What happens
+    when:str="end",          # "end": after the running shot and all that wait; "now": cut to it
+    latents:int=9,           # Length; 1 + 4(latents-1) frames
+    seed:int|None=None,
+):
+    "Ask for a shot, at any time"
+    if when not in ("end", "now"): raise ValueError(f'when is "end" or "now", got {when!r}')
+    if not 1 <= latents <= 21: raise ValueError(f"a shot has 1 to 21 latent frames (1 to 81 frames of film), got {latents}")
+    self.pipe.check(self.caption, prompt)
+    if when == "now": self.cut()
+    self.queue.append(Order(prompt, latents, seed))
 
-    def cut(self):
-        "End the running shot at the last frame that was handed over, and forget all prompts that wait"
-        self.queue.clear()
-        self.cutting = self.running is not None
+@patch
+def cut(self:Stream):
+    "End the running shot at the last frame that was handed over, and forget all prompts that wait"
+    self.queue.clear()
+    self.cutting = self.running is not None
 
-    def __iter__(self): return self
+# %% ../nbs/19_stream.ipynb #5c0fc644
+@patch
+def __iter__(self:Stream): return self
 
-    @torch.no_grad()
-    def __next__(self)->Frames:
-        "The next latent's frames"
-        if self.cutting: self.finish()
-        while True:
-            if self.running is None:
-                if not self.queue:
-                    if self.history.count: self.prepare()
-                    raise StopIteration
-                self.running = self.film(self.queue.popleft())
-            for frames in self.running:
-                if not frames.draft: self.seen.append(self.pixels)
-                return frames
-            self.finish()
+@patch
+@torch.no_grad()
+def __next__(self:Stream)->Frames:
+    "The next latent's frames"
+    if self.cutting: self.finish()
+    while True:
+        if self.running is None:
+            if not self.queue:
+                if self.history.count: self.prepare()
+                raise StopIteration
+            self.running = self.film(self.queue.popleft())
+        for frames in self.running:
+            if not frames.draft: self.seen.append(self.pixels)
+            return frames
+        self.finish()
 
-    def film(self, order): # Yields `Frames`
-        "One shot, latent by latent"
-        k, pipe, settings, self.seen = self.history.count, self.pipe, self.settings, []
-        self.text = pipe.caption_features(self.caption, order.prompt, k)                         # 1 l d
-        rows = self.prepare() if k else self.prepare_first()
-        shot = next_shot_table(rows, order.latents, k if k else 1)[slice(len(rows), None)]
-        shot = replace(shot, caption=torch.zeros_like(shot.caption))
-        words, sigmas = pipe.transformer.read(self.text[:, None]), student_sigmas(pipe.config.shift, student_steps(settings.steps))
-        generator = torch.Generator().manual_seed(1000*self.seed + k if order.seed is None else order.seed)
-        decode, latent = VideoStream(pipe.vae), 0
-        for chunk in film_chunks(pipe.transformer, self.memory, shot, words, pipe.latent_shape(self.size), sigmas, generator, settings.phi):
-            for z in chunk.split(1, 1):
-                if self.preview: yield Frames(k, latent, self.preview(z.transpose(1, 2), latent == 0), draft=True)
-                yield self.hand_over(k, latent, decode(z.transpose(1, 2).to(pipe.vae.dtype)))
-                latent += 1
+@patch
+def film(self:Stream, order): # Yields `Frames`
+    "One shot, latent by latent"
+    k, pipe, settings, self.seen = self.history.count, self.pipe, self.settings, []
+    self.text = pipe.caption_features(self.caption, order.prompt, k)                         # 1 l d
+    rows = self.prepare() if k else self.prepare_first()
+    shot = next_shot_table(rows, order.latents, k if k else 1)[slice(len(rows), None)]
+    shot = replace(shot, caption=torch.zeros_like(shot.caption))
+    words, sigmas = pipe.transformer.read(self.text[:, None]), student_sigmas(pipe.config.shift, student_steps(settings.steps))
+    generator = torch.Generator().manual_seed(1000*self.seed + k if order.seed is None else order.seed)
+    decode, latent = VideoStream(pipe.vae), 0
+    for chunk in film_chunks(pipe.transformer, self.memory, shot, words, pipe.latent_shape(self.size), sigmas, generator, settings.phi):
+        for z in chunk.split(1, 1):
+            if self.preview: yield Frames(k, latent, self.preview(z.transpose(1, 2), latent == 0), draft=True)
+            yield self.hand_over(k, latent, decode(z.transpose(1, 2).to(pipe.vae.dtype)))
+            latent += 1
 
-    def hand_over(self, shot, latent, video):
-        "Frames for people; and for the next shot's context, in bytes like them or unrounded, as published"
-        frames = Frames(shot, latent, to_uint8(video)[0].cpu())
-        self.pixels = frames.video if self.pipe.config.context_pixels == "uint8" else video[0].permute(1, 2, 3, 0).clamp(-1, 1)
-        return frames
+@patch
+def hand_over(self:Stream, shot, latent, video):
+    "Frames for people; and for the next shot's context, in bytes like them or unrounded, as published"
+    frames = Frames(shot, latent, to_uint8(video)[0].cpu())
+    self.pixels = frames.video if self.pipe.config.context_pixels == "uint8" else video[0].permute(1, 2, 3, 0).clamp(-1, 1)
+    return frames
 
-    def prepare(self)->list: # Shots of the context frames
-        "Put the next shot's context into memory; nothing of it depends on the next prompt, so it is done before that comes"
-        if self.ready is None:
-            latents, rows, captions, text = self.history.context()
-            past = next_shot_table(rows, 1, self.history.count, captions=[*captions, 0])[slice(0, len(rows))].to(self.pipe.device)
-            open_shot(self.pipe.transformer, self.memory, latents, past, text, self.settings.phi)
-            self.ready = rows
-        return self.ready
+# %% ../nbs/19_stream.ipynb #925f257c
+@patch
+def prepare(self:Stream)->list: # Shots of the context frames
+    "Put the next shot's context into memory; nothing of it depends on the next prompt, so it is done before that comes"
+    if self.ready is None:
+        latents, rows, captions, text = self.history.context()
+        past = next_shot_table(rows, 1, self.history.count, captions=[*captions, 0])[slice(0, len(rows))].to(self.pipe.device)
+        open_shot(self.pipe.transformer, self.memory, latents, past, text, self.settings.phi)
+        self.ready = rows
+    return self.ready
 
-    def prepare_first(self)->list: # Shots of the context frames
-        "A first shot looks back at zeros, under its own caption (published)"
-        rows, transformer = [0]*self.settings.budget, self.pipe.transformer
-        zeros = torch.zeros(1, len(rows), *self.pipe.latent_shape(self.size), dtype=transformer.dtype, device=self.pipe.device)
-        past = first_shot_table(1, len(rows), self.pipe.device)[slice(0, len(rows))]
-        open_shot(transformer, self.memory, zeros, past, self.text[:, None], self.settings.phi)
-        return rows
+@patch
+def prepare_first(self:Stream)->list: # Shots of the context frames
+    "A first shot looks back at zeros, under its own caption (published)"
+    rows, transformer = [0]*self.settings.budget, self.pipe.transformer
+    zeros = torch.zeros(1, len(rows), *self.pipe.latent_shape(self.size), dtype=transformer.dtype, device=self.pipe.device)
+    past = first_shot_table(1, len(rows), self.pipe.device)[slice(0, len(rows))]
+    open_shot(transformer, self.memory, zeros, past, self.text[:, None], self.settings.phi)
+    return rows
 
-    def finish(self):
-        "The shot is over, whole or cut: what was seen becomes the past"
-        if self.seen: self.history.add(torch.cat(self.seen), self.text[0])
-        self.running, self.cutting, self.ready, self.seen = None, False, None, []
+@patch
+def finish(self:Stream):
+    "The shot is over, whole or cut: what was seen becomes the past"
+    if self.seen: self.history.add(torch.cat(self.seen), self.text[0])
+    self.running, self.cutting, self.ready, self.seen = None, False, None, []

@@ -78,7 +78,7 @@ def remember(
         model(latents.to(model.dtype).transpose(1, 2), None, text, table=replace(table, sigma=torch.zeros_like(table.sigma)), cache=memory, phi=phi, answer=False)
     memory.commit(detach)
 
-# %% ../nbs/15_student.ipynb #5a34dcc9
+# %% ../nbs/15_student.ipynb #127fe6a7
 def caption_tables(
     table:FrameTable, # (b, c + f) context and target
     context:int,      # c
@@ -101,6 +101,7 @@ def open_shot(
     if len(past): remember(model, memory, context, past, text, phi, detach)
     memory.coming = False
 
+# %% ../nbs/15_student.ipynb #83168b7a
 def film_chunks(
     model:ShotTransformer,
     memory:Memory,      # After `open_shot`

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from .story import as_strip
 
-# %% ../nbs/backstage/viz.ipynb #5972fe83
+# %% ../nbs/backstage/viz.ipynb #5f0f7281
 def show_strips(
     shots,         # List of (f, h, w, 3)
     titles=None,   # One per shot
@@ -43,6 +43,7 @@ def show_maps(
     fig.tight_layout(pad=.5)
     plt.show()
 
+# %% ../nbs/backstage/viz.ipynb #78613cb2
 def show_table(
     table,      # A `FrameTable`; its first story is drawn
     title="",

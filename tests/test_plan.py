@@ -131,7 +131,8 @@ def test_suite_says_what_it_measured(result):
     assert [(d["k"], d["kv"], d["n"]) for d in ms["denoise"]] == [(1, 9, 8), (2, 10, 8)] and [(d["k"], d["n"]) for d in ms["clean"]] == [(1, 2)]
     assert (ms["text"]["n"], ms["ctx_prefill"]["n"], ms["vae_latent"]["n"]) == (2, 2, 8)
     assert run["check"]["rel_l2_chunk1"] < 1e-4 and run["check"]["rel_l2_last"] < 1e-4
-    assert [r["a"] for r in saved["ratios"]] == ["ours:recompute", "ours:teacher"] + 2*["diffusers:WanPipeline"] and all(r["steps_timed"] == 3 for r in saved["ratios"][1:])
+    assert [r["a"] for r in saved["ratios"]] == ["ours:recompute", "ours:teacher"] + 2*["diffusers:WanPipeline"]
+    assert all(r["steps_timed"] == 3 for r in saved["ratios"][1:])
     assert "no GPU" in gpu_summary(result) and "RANDOM" in gpu_summary(result)
 
 
