@@ -109,7 +109,7 @@ PUBLISHED = dict(shift=8., prompt_style="published", context_pixels="float", con
     negative_prompt="色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，多余的手指，"
                     "画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走")   # Wan's own
 
-# %% ../nbs/13_pipeline.ipynb #ac954d8d
+# %% ../nbs/13_pipeline.ipynb #42658b9c
 class ShotStreamPipeline(DiffusionPipeline):
     """Films stories shot by shot: `ShotStreamPipeline.from_pretrained("toy")(story)`.
 
@@ -123,7 +123,7 @@ class ShotStreamPipeline(DiffusionPipeline):
         context_pixels:str="uint8",    # "uint8" or "float": what is encoded again as context, rounded or (published) not
         context_time:str="clean",      # "clean" or "target": the noise level that the teacher is told of its context; "target" is published
         negative_prompt:str="",        # What guidance leads the teacher away from; "" is silence
-        guidance:float=2., history_guidance:float=2., teacher_steps:int=20, # How the teacher films if nobody says otherwise
+        guidance:float=2., history_guidance:float=2.5, teacher_steps:int=20, # How the teacher films if nobody says otherwise
         size:tuple=(64, 64),           # Height and width of the pictures it was trained on
     ):
         super().__init__()

@@ -31,7 +31,7 @@ def rollout(
     memory = Memory(len(model.blocks), window)
     return torch.cat(list(film_shot(model, memory, context, table, text, sigmas, generator, stop=stop, detach=detach)), 1)
 
-# %% ../nbs/18_rollout.ipynb #931f7b37
+# %% ../nbs/18_rollout.ipynb #22ce1319
 @torch.no_grad()
 def score_x0(
     model,                    # Teacher or critic
@@ -52,7 +52,7 @@ def student_loss(
     context:Tensor, table:FrameTable, text:Tensor, # As in `rollout`
     sigma:Tensor,             # (b,) noise level at which films are compared
     stop:int,                 # Look that learns
-    guidance:float=2., history_guidance:float=2., # Of the teacher
+    guidance:float=2., history_guidance:float=2.5, # Of the teacher
     detach:bool=True,
 )->tuple:                     # (b,) loss, and the film (b, f, z, h, w)
     "One step of distribution matching on the student's own film (§4.2)"

@@ -102,7 +102,7 @@ def guided_velocity(
         push += (history_guidance-1)*(v - teacher_velocity(model, nothing, target, first, text))
     return v + push
 
-# %% ../nbs/12_teacher.ipynb #c6a81234
+# %% ../nbs/12_teacher.ipynb #2e9ce26c
 @torch.no_grad()
 def sample_shot(
     model:ShotTransformer,
@@ -110,7 +110,7 @@ def sample_shot(
     table:FrameTable,   # (b, c+f)
     text:Tensor,        # (b, s, l, d)
     steps:int=20,       # Network calls (twice as many with guidance, thrice with both kinds)
-    guidance:float=2., history_guidance:float=2., # See `guided_velocity`
+    guidance:float=2., history_guidance:float=2.5, # See `guided_velocity`
     shift:float=3.,     # Of the noise schedule
     generator=None,     # For the noise
     progress=False,     # Show a bar?
