@@ -551,6 +551,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'shotstream.stream.History.__init__': ('stream.html#history.__init__', 'shotstream/stream.py'),
                                    'shotstream.stream.History.add': ('stream.html#history.add', 'shotstream/stream.py'),
                                    'shotstream.stream.History.context': ('stream.html#history.context', 'shotstream/stream.py'),
+                                   'shotstream.stream.History.glimpse': ('stream.html#history.glimpse', 'shotstream/stream.py'),
                                    'shotstream.stream.History.latent': ('stream.html#history.latent', 'shotstream/stream.py'),
                                    'shotstream.stream.History.wanted': ('stream.html#history.wanted', 'shotstream/stream.py'),
                                    'shotstream.stream.Order': ('stream.html#order', 'shotstream/stream.py'),

@@ -16,7 +16,7 @@ from .context import RULES, context_counts, context_frames, shot_frames
 from .core import first_shot_table, next_shot_table
 from .student import film_chunks, open_shot, student_sigmas, student_steps
 
-# %% ../nbs/19_stream.ipynb #6a6c9438
+# %% ../nbs/19_stream.ipynb #158d4499
 @dataclass
 class Still:
     "What is kept of a shot"
@@ -33,7 +33,7 @@ class History:
         budget:int=6, rule:str="published", pinned=(), # See `context_frames`; `pinned` counts all shots of the story
         films:bool=False,      # Keep whole shots too, so that budget, rule and pins may change in the middle of a story?
     ):
-        self.encode, self.budget, self.rule, self.pinned, self.films, self.shots, self.count = encode, budget, rule, pinned, films, [], 0
+        self.encode, self.budget, self.rule, self.pinned, self.films, self.shots, self.count, self.early = encode, budget, rule, pinned, films, [], 0, {}
 
     def wanted(self, frames:int)->list:
         "Frames of the newest shot that any later shot will look back at"
@@ -47,13 +47,23 @@ class History:
         video:Tensor, # (f, h, w, 3)
         text:Tensor,  # (l, d)
     ):
-        "A shot is over: encode the stills that will be wanted, forget the rest"
-        still = Still(self.count, len(video), text, {}, video)
-        for f in self.wanted(len(video)): self.latent(still, f)
+        "A shot is over: encode the stills that will be wanted and are not yet, forget the rest"
+        still, wanted = Still(self.count, len(video), text, self.early, video), self.wanted(len(video))
+        for f in wanted: self.latent(still, f)
+        still.latents, self.early = {f: still.latents[f] for f in wanted}, {}
         if not self.films: still.video = None
         shots, pinned = [*self.shots, still], {shot for shot, _ in self.pinned}
         self.shots = [s for s in shots if s.number > self.count-self.budget or s.number in pinned]
         self.count += 1
+
+    def glimpse(self,
+        frames:int,   # Length of the running shot, if nobody cuts it
+        start:int,    # Number of the first of these frames
+        video:Tensor, # (f, h, w, 3) what was just handed over
+    ):
+        "Encode at once what will be looked back at, so that the end of a shot is no pause"
+        for f in self.wanted(frames):
+            if start <= f < start+len(video): self.early[f] = self.encode(video[[f-start]])[0, 0]
 
     def latent(self, still, frame):
         "One frame of a shot, encoded now if nobody wanted it before; always alone, so that its latent does not depend on company"
@@ -159,7 +169,7 @@ def cut(self:Stream):
     self.queue.clear()
     self.cutting = self.running is not None
 
-# %% ../nbs/19_stream.ipynb #5c0fc644
+# %% ../nbs/19_stream.ipynb #344ac7c2
 @patch
 def __iter__(self:Stream): return self
 
@@ -189,11 +199,12 @@ def film(self:Stream, order): # Yields `Frames`
     shot = replace(shot, caption=torch.zeros_like(shot.caption))
     words, sigmas = pipe.transformer.read(self.text[:, None]), student_sigmas(pipe.config.shift, student_steps(settings.steps))
     generator = torch.Generator().manual_seed(1000*self.seed + k if order.seed is None else order.seed)
-    decode, latent = VideoStream(pipe.vae), 0
+    decode, latent, self.history.early = VideoStream(pipe.vae), 0, {}
     for chunk in film_chunks(pipe.transformer, self.memory, shot, words, pipe.latent_shape(self.size), sigmas, generator, settings.phi):
         for z in chunk.split(1, 1):
             if self.preview: yield Frames(k, latent, self.preview(z.transpose(1, 2), latent == 0), draft=True)
             yield self.hand_over(k, latent, decode(z.transpose(1, 2).to(pipe.vae.dtype)))
+            self.history.glimpse(1 + 4*(order.latents-1), max(0, 4*latent-3), self.pixels)        # while somebody looks at the frames
             latent += 1
 
 @patch
