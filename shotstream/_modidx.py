@@ -749,6 +749,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'shotstream.wan.to_original': ('gpu/wan.html#to_original', 'shotstream/wan.py')},
             'shotstream.wan_video': { 'shotstream.wan_video.WanVAE': ('gpu/wan_video.html#wanvae', 'shotstream/wan_video.py'),
                                       'shotstream.wan_video.WanVAE._scale': ('gpu/wan_video.html#wanvae._scale', 'shotstream/wan_video.py'),
+                                      'shotstream.wan_video.WanVAE.channels_last': ( 'gpu/wan_video.html#wanvae.channels_last',
+                                                                                     'shotstream/wan_video.py'),
                                       'shotstream.wan_video.WanVAE.decode': ('gpu/wan_video.html#wanvae.decode', 'shotstream/wan_video.py'),
                                       'shotstream.wan_video.WanVAE.decode_next': ( 'gpu/wan_video.html#wanvae.decode_next',
                                                                                    'shotstream/wan_video.py'),

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['WanVAE', 'tiny_wan_vae']
 
-# %% ../nbs/gpu/23_wan_video.ipynb #10224c6c
+# %% ../nbs/gpu/23_wan_video.ipynb #e8cddbc8
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
+from fastcore.basics import patch
 from torch import Tensor
 from .codec import Latents
 
@@ -66,3 +67,12 @@ def tiny_wan_vae(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return WanVAE(base_dim=8, z_dim=z_dim, dim_mult=[1, 1, 1, 1], num_res_blocks=1, latents_mean=[.1*(i % 3) for i in range(z_dim)], latents_std=[1. + .1*(i % 4) for i in range(z_dim)]).eval()
+
+# %% ../nbs/gpu/23_wan_video.ipynb #8b6eb2c0
+@patch
+def channels_last(self:WanVAE)->WanVAE:
+    "Lay all convolution weights out as GPUs read them fastest"
+    order = {5: torch.channels_last_3d, 4: torch.channels_last}
+    for p in self.parameters():
+        if p.ndim in order: p.data = p.data.contiguous(memory_format=order[p.ndim])
+    return self
