@@ -16,7 +16,7 @@ from .context import RULES, context_counts, context_frames, shot_frames
 from .core import first_shot_table, next_shot_table
 from .student import film_chunks, open_shot, student_sigmas, student_steps
 
-# %% ../nbs/19_stream.ipynb #158d4499
+# %% ../nbs/19_stream.ipynb #4eb013c6
 @dataclass
 class Still:
     "What is kept of a shot"
@@ -57,12 +57,12 @@ class History:
         self.count += 1
 
     def glimpse(self,
-        frames:int,   # Length of the running shot, if nobody cuts it
+        wanted:list,  # From `wanted`, for the length that the running shot will have if nobody cuts it
         start:int,    # Number of the first of these frames
         video:Tensor, # (f, h, w, 3) what was just handed over
     ):
         "Encode at once what will be looked back at, so that the end of a shot is no pause"
-        for f in self.wanted(frames):
+        for f in wanted:
             if start <= f < start+len(video): self.early[f] = self.encode(video[[f-start]])[0, 0]
 
     def latent(self, still, frame):
@@ -169,7 +169,7 @@ def cut(self:Stream):
     self.queue.clear()
     self.cutting = self.running is not None
 
-# %% ../nbs/19_stream.ipynb #344ac7c2
+# %% ../nbs/19_stream.ipynb #c4c2061d
 @patch
 def __iter__(self:Stream): return self
 
@@ -200,11 +200,12 @@ def film(self:Stream, order): # Yields `Frames`
     words, sigmas = pipe.transformer.read(self.text[:, None]), student_sigmas(pipe.config.shift, student_steps(settings.steps))
     generator = torch.Generator().manual_seed(1000*self.seed + k if order.seed is None else order.seed)
     decode, latent, self.history.early = VideoStream(pipe.vae), 0, {}
+    wanted = self.history.wanted(1 + 4*(order.latents-1))
     for chunk in film_chunks(pipe.transformer, self.memory, shot, words, pipe.latent_shape(self.size), sigmas, generator, settings.phi):
         for z in chunk.split(1, 1):
             if self.preview: yield Frames(k, latent, self.preview(z.transpose(1, 2), latent == 0), draft=True)
             yield self.hand_over(k, latent, decode(z.transpose(1, 2).to(pipe.vae.dtype)))
-            self.history.glimpse(1 + 4*(order.latents-1), max(0, 4*latent-3), self.pixels)        # while somebody looks at the frames
+            self.history.glimpse(wanted, max(0, 4*latent-3), self.pixels)        # while somebody looks at the frames
             latent += 1
 
 @patch
