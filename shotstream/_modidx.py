@@ -19,6 +19,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'shotstream.bench_gpu._Ops.__torch_dispatch__': ( 'backstage/bench_gpu.html#_ops.__torch_dispatch__',
                                                                                         'shotstream/bench_gpu.py'),
                                       'shotstream.bench_gpu._says': ('backstage/bench_gpu.html#_says', 'shotstream/bench_gpu.py'),
+                                      'shotstream.bench_gpu.attending': ('backstage/bench_gpu.html#attending', 'shotstream/bench_gpu.py'),
                                       'shotstream.bench_gpu.attention_used': ( 'backstage/bench_gpu.html#attention_used',
                                                                                'shotstream/bench_gpu.py'),
                                       'shotstream.bench_gpu.compare': ('backstage/bench_gpu.html#compare', 'shotstream/bench_gpu.py'),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-# %% ../nbs/09_core.ipynb #07db6951
+# %% ../nbs/09_core.ipynb #47ebdc12
 @dataclass
 class FrameTable:
     "One row per latent frame, for a batch of stories: every field is (b, f)"
@@ -34,7 +34,9 @@ class FrameTable:
         "Some of the frames: `table[:6]`, `table[[0, 3]]`, `table[-1]`"
         if isinstance(frames, int): frames = [frames]
         return FrameTable(**{f.name: getattr(self, f.name)[:, frames] for f in fields(self)})
-    def to(self, device): return FrameTable(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+    def to(self, device):
+        there = torch.device(device).type != "cpu"       # nobody waits on the way there; on the way back the values must have arrived
+        return FrameTable(**{f.name: getattr(self, f.name).to(device, non_blocking=there) for f in fields(self)})
     def at(self, sigma, everywhere=False):
         "The same table with the target (or `everywhere`) at noise level `sigma`: a number, (b,) or (b, f)"
         if torch.is_tensor(sigma):                       # a plain number stays one: nothing has to travel to a GPU

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['CHARACTER', 'SCENE', 'on_circle', 'one_hot', 'facts_of_character', 'facts_of_scene', 'facts', 'Examiner']
 
-# %% ../nbs/backstage/facts.ipynb #029c9be4
+# %% ../nbs/backstage/facts.ipynb #891f9821
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from .render import circle, coverage, own_coordinates, pose, screen
+from .metrics import LINES, on_line
 from .world import ACTIONS, BODIES, PATTERNS
 
 # %% ../nbs/backstage/facts.ipynb #42b8e5a0
@@ -24,7 +25,7 @@ def one_hot(value, names)->list: # As many numbers as names
     "1 where the name is, 0 elsewhere"
     return [float(value == n) for n in names]
 
-# %% ../nbs/backstage/facts.ipynb #a1be61ae
+# %% ../nbs/backstage/facts.ipynb #56b5cb5d
 def facts_of_character(
     c,           # A `Character`
     action:str,  # What it does in this shot
@@ -37,8 +38,8 @@ def facts_of_character(
 def facts_of_scene(
     s,       # A `Scene`
 )->Tensor:   # (6,)
-    "What every token should know about the place, each number roughly in [-1, 1]"
-    return torch.tensor([s.sky, 2*s.sun-1, *on_circle(s.hills, 1.), 8*(s.prop_1-.18), 8*(s.prop_2-.82)])
+    "What every token should know about the place, each number in [-1, 1]"
+    return torch.tensor([*on_circle(s.hills, 1.), *(on_line(name, getattr(s, name)) for name in LINES)])
 
 # %% ../nbs/backstage/facts.ipynb #5954c397
 CHARACTER, SCENE = 27, 6        # Numbers of each kind

@@ -6,12 +6,12 @@
 __all__ = ['toy_transformer', 'join_context', 'teacher_velocity', 'teacher_loss', 'drop', 'without_past', 'guided_velocity',
            'sample_shot']
 
-# %% ../nbs/12_teacher.ipynb #deacaa4e
+# %% ../nbs/12_teacher.ipynb #d056c9f3
 from dataclasses import replace
 import torch
 from torch import Tensor
 from .core import FrameTable
-from .flow import add_noise, euler, schedule, velocity
+from .flow import add_noise, euler, guided, schedule, velocity
 from .transformer import ShotTransformer
 
 # %% ../nbs/12_teacher.ipynb #1997c3b7
@@ -83,7 +83,7 @@ def without_past(
     caption = torch.where(who & ~table.target, table.caption[:, c:c+1], table.caption)
     return context*~who[..., None, None, None], replace(table, shot=shot, caption=caption)
 
-# %% ../nbs/12_teacher.ipynb #34b3ceb4
+# %% ../nbs/12_teacher.ipynb #4fd6a8db
 def guided_velocity(
     model:ShotTransformer,
     context:Tensor, target:Tensor, table:FrameTable, text:Tensor, # As in `teacher_velocity`
@@ -93,14 +93,12 @@ def guided_velocity(
 )->Tensor:                     # (b, f, z, h, w) velocity of the target
     "Caption and past, each followed a little further than the model would by itself"
     v = teacher_velocity(model, context, target, table, text)
-    push = torch.zeros_like(v)
-    if guidance != 1:
-        blank = torch.zeros_like(text) if blank is None else blank.expand_as(text)
-        push += (guidance-1)*(v - teacher_velocity(model, context, target, table, blank))
+    silent = alone = v
+    if guidance != 1: silent = teacher_velocity(model, context, target, table, torch.zeros_like(text) if blank is None else blank.expand_as(text))
     if history_guidance != 1:
         nothing, first = without_past(context, table)
-        push += (history_guidance-1)*(v - teacher_velocity(model, nothing, target, first, text))
-    return v + push
+        alone = teacher_velocity(model, nothing, target, first, text)
+    return guided(v, silent, guidance) + guided(v, alone, history_guidance) - v
 
 # %% ../nbs/12_teacher.ipynb #2e9ce26c
 @torch.no_grad()
