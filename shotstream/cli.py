@@ -6,12 +6,24 @@
 __all__ = ['story', 'samples', 'words', 'train', 'train_student', 'exam', 'exam_of_films', 'prepare', 'convert', 'bench',
            'cpu_bench', 'gpu_bench', 'plan', 'parser', 'main']
 
-# %% ../nbs/backstage/cli.ipynb #2909e24a
-import argparse, sys, time
+# %% ../nbs/backstage/cli.ipynb #16582bda
+import argparse, os, sys, time
 from pathlib import Path
 
-# %% ../nbs/backstage/cli.ipynb #67994311
+# %% ../nbs/backstage/cli.ipynb #e542363f
 def _folder(): return Path("data_samples/stories")
+
+def _check_device(name):
+    import torch
+    if not (name == "cpu" or name == "cuda" or name.startswith("cuda:")): raise ValueError(f"--device: cpu or cuda, got {name}")
+    if name != "cpu" and not torch.cuda.is_available(): raise ValueError(f"--device {name}: this machine has no CUDA device, use --device cpu")
+
+def _can_write(path):
+    "Before any work is done, not after it"
+    path = Path(path)
+    if path.is_dir(): raise ValueError(f"-o: {path} is a folder, give a file's name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path if path.exists() else path.parent, os.W_OK): raise ValueError(f"-o: {path} cannot be written, choose another place")
 
 def story(args):
     "Film a story file"
@@ -20,6 +32,7 @@ def story(args):
     if args.seed is not None and not 0 <= args.seed < 2**32: raise ValueError(f"--seed: 0 to {2**32-1}, got {args.seed}")
     if Path(args.output).suffix != ".mp4": raise ValueError(f"-o: the film's name ends in .mp4, got {args.output}")
     from shotstream.story import FPS, load_script, write_video
+    _can_write(args.output)
     script = load_script(args.file)                          # before torch is loaded: mistakes show at once
     import torch
     from PIL import Image
@@ -27,7 +40,7 @@ def story(args):
     from transformers.utils.logging import disable_progress_bar
     from shotstream.story import contact_sheet
     disable_progress_bar()                                   # of loading; filming has its own
-    if args.device != "cpu" and not torch.cuda.is_available(): raise ValueError(f"--device {args.device}: this machine has no CUDA device, use --device cpu")
+    _check_device(args.device)
     torch.set_num_threads(1)
     pipe = ShotStreamPipeline.from_pretrained(args.model, torch.float32 if args.device == "cpu" else torch.bfloat16, args.weights).to(args.device)
     script = pipe.read(script)
@@ -89,7 +102,7 @@ def train_student(args, minutes):
         critic = torch.load(state, weights_only=True)["models"]["critic"] if state.exists() else None
         distill.train_stage2(args.folder, start("stage1"), *models, judge, critic_start=critic, **minutes)
 
-# %% ../nbs/backstage/cli.ipynb #1b952c89
+# %% ../nbs/backstage/cli.ipynb #233f4b5a
 def exam(args):
     "Examine teacher or student"
     import torch
@@ -97,10 +110,11 @@ def exam(args):
     from shotstream.metrics import Judge
     from shotstream.pipeline import ASSETS, ShotStreamPipeline
     if args.n < 16: raise ValueError(f"-n: at least 16 shots, got {args.n}")
+    if args.steps is not None and not args.teacher: raise ValueError("--steps is the teacher's number of network calls: add --teacher; the student always takes four")
     torch.set_num_threads(1)
     pipe, judge = ShotStreamPipeline.from_pretrained(args.model), Judge.from_pretrained(ASSETS/"judge").float().eval()
     print(f"{args.n} unseen stories of five shots" if args.films else f"{args.n} unseen shots, filmed with their own past, with none, and with another story's", flush=True)
-    film = by_teacher(pipe.teacher, args.steps) if args.teacher else by_student(pipe.transformer)
+    film = by_teacher(pipe.teacher, **({} if args.steps is None else dict(steps=args.steps))) if args.teacher else by_student(pipe.transformer)
     if args.films: return exam_of_films(args, film, pipe, judge)
     marks = take_exam(film, pipe.text_encoder, pipe.tokenizer, pipe.vae, judge, args.n)
     print(table({h: report(marks, h) for h in ("own", "none", "other")}))
@@ -113,7 +127,7 @@ def exam_of_films(args, film, pipe, judge):
     print("distance of the hero between shots (rows and columns):")
     for row in identity_matrix(result["films"], pipe.vae, judge): print("  ".join(f"{x:.3f}" for x in row))
 
-# %% ../nbs/backstage/cli.ipynb #3ac7f772
+# %% ../nbs/backstage/cli.ipynb #758e38cd
 def prepare(args):
     "Turn a folder of films into captioned clips"
     try: height, width = map(int, args.size.split("x"))
@@ -122,6 +136,8 @@ def prepare(args):
     from shotstream.footage import prepare as prepare_films
     vae = None
     if args.latents:
+        if height % 16 or width % 16: raise ValueError(f"--size: latents need a height and width that 16 divides, got {args.size}")
+        _check_device(args.device)
         from shotstream.pipeline import ShotStreamPipeline
         vae = ShotStreamPipeline.from_pretrained(args.latents).vae.eval().to(args.device)
     print(prepare_films(args.films, args.output, size=(height, width), fps=args.fps, vae=vae, threshold=args.threshold))
@@ -132,13 +148,13 @@ def convert(args):
     target = wan.convert(args.source, args.target, to=args.to, base=args.base, part=args.part, scale=args.scale, head_dim=args.head_dim, overwrite=args.overwrite)
     print(f"{target}\n{wan.read_checkpoint(target)}")
 
-# %% ../nbs/backstage/cli.ipynb #4c6b0e8c
+# %% ../nbs/backstage/cli.ipynb #ed37e294
 def bench(args):
     "Measure speed"
     import json
+    if args.output: _can_write(args.output)
     result = gpu_bench(args) if args.suite == "gpu" else cpu_bench(args)
     if args.output:
-        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
         Path(args.output).write_text(json.dumps(result, indent=1) + "\n")
 
 def cpu_bench(args):
@@ -160,11 +176,12 @@ def gpu_bench(args):
     from shotstream.pipeline import ShotStreamPipeline
     from shotstream.plan import random_pipeline
     cpu, shots = args.device == "cpu", 20 if args.shots is None else args.shots
+    if shots < 1: raise ValueError(f"--shots: at least 1, got {shots}")
     if not cpu and not torch.cuda.is_available(): raise ValueError(f"--device {args.device}: this machine has no CUDA device, use --device cpu --model tiny")
     if cpu: torch.set_num_threads(1)
     if args.model in ("random", "tiny"): pipe = random_pipeline(args.model == "tiny", args.device)
     else: pipe = ShotStreamPipeline.from_pretrained(args.model, torch.float32 if cpu else torch.bfloat16).to(args.device)
-    print(gpu_summary(result := gpu_suite(pipe, latents=args.latents, shots=shots, attention=args.attention)))
+    print(gpu_summary(result := gpu_suite(pipe, latents=args.latents, shots=shots, attention=args.attention, options=args.options)))
     return result
 
 def plan(args):
@@ -204,13 +221,13 @@ def _train_arguments(commands):
     t.add_argument("--go-on", action="store_true", help="teacher: start from the shipped weights instead of from nothing")
     t.set_defaults(run=train)
 
-# %% ../nbs/backstage/cli.ipynb #5d4ac92b
+# %% ../nbs/backstage/cli.ipynb #e0e2bec6
 def _exam_arguments(commands):
     e = commands.add_parser("exam", help="measure what a model obeys and remembers", description="Film unseen shots and let the judge read them: 0 is guessing, 1 is as good as pixels allow.")
     e.add_argument("-n", type=int, default=256, help="how many shots (default: %(default)s)")
     e.add_argument("--teacher", action="store_true", help="examine the teacher instead of the student")
     e.add_argument("--films", action="store_true", help="film whole stories from their own past instead, and measure what has drifted after five shots")
-    e.add_argument("--steps", type=int, default=20, help="the teacher's network calls per shot (default: %(default)s)")
+    e.add_argument("--steps", type=int, default=None, help="with --teacher: network calls per shot (default: 20)")
     e.add_argument("--model", default="toy", help="'toy', or a folder with a pipeline (default: %(default)s)")
     e.set_defaults(run=exam)
 
@@ -221,6 +238,7 @@ def _bench_arguments(commands):
     b.add_argument("--model", default="random", help="gpu: 'random' (1.3B with random weights), 'tiny', 'toy', or a folder (default: %(default)s)")
     b.add_argument("--device", default="cuda", help="gpu: cuda or cpu (default: %(default)s)")
     b.add_argument("--attention", choices=("cudnn", "flash", "efficient", "math"), default=None, help="gpu: one kernel for all attention (default: PyTorch chooses)")
+    b.add_argument("--try", dest="options", action="append", choices=("fp8", "compile"), default=[], help="gpu: also film with linear layers in 8 bits, or with compiled blocks, and compare (may be repeated)")
     b.add_argument("--latents", type=int, default=21, help="gpu: latent frames per shot (default: %(default)s)")
     b.add_argument("-o", "--output", default=None, help="also write the figures as JSON")
     b.set_defaults(run=bench)
@@ -229,7 +247,7 @@ def _plan_arguments(commands):
     n = commands.add_parser("plan", help="what a shot costs and what fits on which card", description="Operations, bytes and options of the 1.3B model, counted from shapes: nothing is measured, nothing is loaded.")
     n.add_argument("--model", default="1.3B", help="'1.3B', 'toy', or a folder (default: %(default)s)")
     n.add_argument("--window", type=int, default=21, help="latent frames of the local memory (default: %(default)s)")
-    n.add_argument("--fp8", action="store_true", help="linear layers in 8 bits")
+    n.add_argument("--fp8", action="store_true", help="linear layers in 8 bits: `fp8_linears`")
     n.add_argument("--text", choices=("gpu", "cpu", "released"), default="gpu", help="where the text encoder is (default: %(default)s)")
     n.set_defaults(run=plan)
 

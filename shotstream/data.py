@@ -128,11 +128,11 @@ def collate(
     most = max(map(len, prompts))
     return torch.stack(contexts), torch.stack(targets), stack_stories(*tables), [p + [""]*(most-len(p)) for p in prompts]
 
-# %% ../nbs/backstage/data.ipynb #d51729e5
+# %% ../nbs/backstage/data.ipynb #862ecb91
 def care(
     story, k:int,     # A shot
     latents:int,      # So many latent frames of it
-    hero:float=2., badge:float=6., # Added to the weight 1 of everything else
+    hero:float=2., badge:float=4., # Added to the weight 1 of everything else
     size:int=8,       # Height and width in latent pixels
 )->torch.Tensor:      # (latents, 1, size, size), mean 1
     "Where a mistake matters: on the characters, most on their badges"

@@ -92,7 +92,7 @@ class Room(W.VBox):
     def say(self, text, colour="inherit"): self.status.value = f'<span style="color:{colour};white-space:pre-wrap">{html.escape(text[:600])}</span>'
     def complain(self, text): self.say(text, "#c0392b")
 
-# %% ../nbs/21_desk.ipynb #38bcee45
+# %% ../nbs/21_desk.ipynb #a3e88d16
 PRESETS = ("wide shot: the ball waves.", "close up: the ball jumps.", "panning shot: the ball walks right.", "close up: the ball turns around.", "wide shot: the ball grows.")
 
 class Desk(Room):
@@ -107,7 +107,7 @@ class Desk(Room):
         self.pipe = pipe or ShotStreamPipeline.from_pretrained("toy")
         goes_on = folder is not None and (Path(folder)/"context.safetensors").exists()
         self.director = Director(self.pipe, "" if goes_on else caption, seed, folder=folder, paced=True)
-        self.replaying, self.closed, self.asked, self.first = [], False, None, None
+        self.replaying, self.closed, self.refreshing, self.asked, self.first = [], False, False, None, None
         self.build(self.director.caption)
         super().__init__(self.rows)
         for kind, act in (("shot", self.shot_done), ("error", self.complain)): self.director.on(kind, act)
@@ -138,7 +138,7 @@ class Desk(Room):
                           button("Export", self.export, "film, pictures, subtitles and a script into the folder out/")])
         self.prompt.on_msg(lambda widget, content, buffers: self.guarded(self.next_shot) if content.get("event") == "submit" else None)   # Enter, and only Enter
         self.prompt.observe(lambda change: self.check(), "value")
-        self.caption.observe(lambda change: self.recaption(), "value")
+        self.caption.observe(lambda change: self.check(), "value")
         self.presets.observe(self.take_idea, "value")
         self.rows = [self.caption, W.HBox([self.picture, W.VBox([self.readout, W.Label("memory: past | this shot, and what the newest frames look at"), self.memory, self.knobs()])]),
                      W.HBox([self.prompt, self.presets]), self.status, W.HBox([self.latents, self.number, self.fixed, self.branches]), actions, self.strip]
@@ -162,11 +162,13 @@ class Desk(Room):
         box.set_title(0, "knobs")
         return box
 
-# %% ../nbs/21_desk.ipynb #1a5fe659
+# %% ../nbs/21_desk.ipynb #2185aac7
 @patch
 def order(self:Desk, when):
     "Ask for a shot"
     now = time.perf_counter()
+    self.pipe.check(self.caption.value, self.prompt.value)
+    self.director.caption = self.caption.value           # from here on; what waits already keeps its own
     self.director.next_shot(self.prompt.value, when=when, latents=self.latents.value, seed=self.number.value if self.fixed.value else None)
     self.asked, self.replaying = now, []                 # only of a prompt that was accepted
     waiting = len(self.director.waiting)
@@ -190,7 +192,7 @@ def redo(self:Desk):
     self.strip_again()
 @patch
 def switch(self:Desk, change):
-    if change["new"] not in (None, self.director.name):
+    if not self.refreshing and change["new"] not in (None, self.director.name):
         self.director.switch(change["new"])
         self.strip_again()
 @patch
@@ -203,25 +205,20 @@ def untouched(self:Desk):
 @patch
 def pin(self:Desk, i):
     "Keep this shot's middle frame in the context for good, or let it go"
-    pinned, frame = set(self.director.settings.pinned), (i, len(self.director.shots[i].video)//2)
-    self.director.change(pinned=tuple(pinned ^ {frame}))
+    pinned = set(self.director.settings.pinned)
+    mine = {pin for pin in pinned if pin[0] == i}        # a shot that was filmed again may have another middle
+    self.director.change(pinned=tuple(pinned - mine if mine else pinned | {(i, len(self.director.shots[i].video)//2)}))
     self.strip_again()
-    self.say(f"the middle of shot {i+1} " + ("is let go" if frame in pinned else "stays in the context"))
+    self.say(f"the middle of shot {i+1} " + ("is let go" if mine else "stays in the context"))
 @patch
 def take_idea(self:Desk, change):
     if change["new"]: self.prompt.value = change["new"]
 @patch
-def recaption(self:Desk):
-    if self.check(): self.director.caption = self.caption.value
-@patch
 def check(self:Desk):
     "Are all words known? Said while one types"
     try: note = self.pipe.check(self.caption.value, self.prompt.value)
-    except ValueError as e:
-        self.complain(str(e))
-        return False
-    self.say(note)
-    return True
+    except ValueError as e: self.complain(str(e))
+    else: self.say(note)
 @patch
 def export(self:Desk):
     "Everything about this film, in a folder"
@@ -230,7 +227,7 @@ def export(self:Desk):
     for suffix in ("mp4", "gif", "png", "srt", "py"): self.director.export(f"out/story.{suffix}")
     self.say("saved: out/story.mp4, .gif, .png, .srt and .py")
 
-# %% ../nbs/21_desk.ipynb #066b3e58
+# %% ../nbs/21_desk.ipynb #dbb4eb5c
 @patch
 def shot_done(self:Desk, index): self.strip_again()
 @patch
@@ -245,8 +242,9 @@ def strip_again(self:Desk):
         if i in pinned: buttons[-1].button_style = "info"
         return W.VBox([W.Image(value=as_jpeg(take.video[len(take.video)//2], 128), format="jpeg", width=128), W.HBox(buttons)], layout=W.Layout(margin="4px"))
     self.strip.children = [card(i, take) for i, take in enumerate(self.director.shots)]
-    self.branches.options = self.director.takes
-    self.branches.value = self.director.name
+    self.refreshing = True                               # new options jump to the first one: nobody has chosen that
+    try: self.branches.options, self.branches.value = self.director.takes, self.director.name
+    finally: self.refreshing = False
     self.branches.layout.display = None if len(self.director.takes) > 1 else "none"
 @patch
 def replay(self:Desk, video): self.replaying = list(video)

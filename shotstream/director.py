@@ -23,13 +23,13 @@ from .story import FPS, Script, ShotPrompt, contact_sheet, save_script, write_vi
 from .stream import Frames, History, Order, Settings, Still, Stream
 from .video import write_whole
 
-# %% ../nbs/20_director.ipynb #8139b9c3
+# %% ../nbs/20_director.ipynb #f7a15511
 @dataclass
 class Wish(Order):
     "A shot that somebody wants to see"
     keep:int|None=None   # End it after so many latents, as it was cut before
     again:bool=False     # Part of a rewriting?
-    caption:str|None=None # Of the story, if it is not the director's
+    caption:str|None=None # Of the story; by default the director's when it is filmed
     settings:Settings=Settings() # How it shall be filmed
 
 @dataclass(eq=False)
@@ -43,6 +43,7 @@ class Take:
     text:Tensor            # (l, d) its caption, as the transformer reads it
     settings:Settings=Settings() # How it was filmed
     still:Still|None=None  # What later shots may look back at; made when it is first needed
+    early:dict=field(default_factory=dict) # Frame number -> latent: what was encoded of it while it was filmed
 
     @property
     def kept(self): return 1 + (len(self.video)-1)//4
@@ -61,7 +62,7 @@ class Story:
     def shots(self): return self.takes[self.name]
     def having(self, shots, name=None): return Story({**self.takes, name or self.name: tuple(shots)}, name or self.name)
 
-# %% ../nbs/20_director.ipynb #1c9ee455
+# %% ../nbs/20_director.ipynb #d3680b95
 @dataclass(eq=False)
 class Reel:
     "A shot that is being filmed"
@@ -73,14 +74,15 @@ class Reel:
     taken:int=0                               # How many of them count as seen
     film:object=None                          # The generator that makes them
     text:Tensor|None=None
+    early:dict=field(default_factory=dict)    # See `Take`
 
     @property
     def wanted(self): return self.wish.keep or self.wish.latents
     @property
     def whole(self): return len(self.frames) == self.wanted
-    def take(self, latents): return Take(self.caption, self.wish.prompt, self.wish.latents, self.seed, torch.cat([f.video for f in self.frames[:latents]]), self.text, self.wish.settings)
+    def take(self, latents): return Take(self.caption, self.wish.prompt, self.wish.latents, self.seed, torch.cat([f.video for f in self.frames[:latents]]), self.text, self.wish.settings, early=self.early)
 
-# %% ../nbs/20_director.ipynb #cc0f93c0
+# %% ../nbs/20_director.ipynb #7a22914d
 def save_story(
     folder:Path,
     story:Story,     # Every take with its `still`
@@ -93,7 +95,7 @@ def save_story(
         if id(take) in numbers: continue                 # two takes of the story may share it
         n = numbers[id(take)] = len(shots)
         shots.append(dict(caption=take.caption, prompt=take.prompt, latents=take.latents, seed=take.seed, settings=asdict(take.settings), number=k))
-        tensors |= {f"{n}.video": take.video, f"{n}.text": take.text, **{f"{n}.still.{f}": z for f, z in take.still.latents.items()}}
+        tensors |= {f"{n}.video": take.video, f"{n}.text": take.text, **{f"{n}.still.{f}": z for f, z in dict(take.still.latents).items()}}
     takes = {name: [numbers[id(t)] for t in ts] for name, ts in story.takes.items()}
     about = dict(caption=caption, seed=seed, size=size, settings=asdict(settings), name=story.name, shots=shots, takes=takes)
     tensors = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in tensors.items()} or {"empty": torch.zeros(1)}
@@ -158,7 +160,7 @@ for stream.caption, prompt, latents, kept, seed, settings in [   # kept: a cut s
 film = torch.cat(shots)                # (f, h, w, 3) uint8
 '''
 
-# %% ../nbs/20_director.ipynb #488b203b
+# %% ../nbs/20_director.ipynb #105688d6
 KINDS = ("frames", "shot", "error", "idle")
 
 class Director:
@@ -186,7 +188,8 @@ class Director:
         self.took = deque(maxlen=21)                                                   # seconds per latent, lately
         self.told = self.idle = True                                                   # nothing to film, and "idle" was said; nothing to do at all
         self.closed, self.dirty, self.placed = False, False, None                      # placed: the past that is in the stream's memory
-        if self.folder and (self.folder/"context.safetensors").exists():
+        self.saved = self._stamp()
+        if self.saved:
             self.story, about = load_story(self.folder, pipe.device)
             self.caption, self.seed, self.size = about.pop("caption"), about.pop("seed"), about.pop("size")
             self.settings = Settings(**about)
@@ -240,7 +243,7 @@ def film(self:Director)->Tensor: # (f, h, w, 3) uint8
     "All finished shots, one after the other"
     return torch.cat([torch.empty(0, *self.size, 3, dtype=torch.uint8), *[s.video for s in self.shots]])
 
-# %% ../nbs/20_director.ipynb #f37432ee
+# %% ../nbs/20_director.ipynb #c9e75236
 @patch
 def next_shot(self:Director,
     prompt:str,              # What happens
@@ -250,7 +253,7 @@ def next_shot(self:Director,
 ):
     "Ask for a shot"
     if when not in ("end", "now"): raise ValueError(f'when is "end" or "now", got {when!r}')
-    wish = Wish(prompt, latents, seed, settings=self.settings)
+    wish = Wish(prompt, latents, seed, caption=self.caption, settings=self.settings)
     self._check(wish)
     with self.lock:
         self._open()
@@ -367,7 +370,7 @@ def close(self:Director):
             self._wake()
     if threading.current_thread() is not self.worker: self.worker.join()
 
-# %% ../nbs/20_director.ipynb #3aba47fa
+# %% ../nbs/20_director.ipynb #c6436542
 @patch
 def save(self:Director, folder):
     "Everything that is finished, all takes: `context.safetensors` to go on with, `story.json` to read and `film.mp4` to watch"
@@ -407,11 +410,19 @@ def export(self:Director,
 
 @patch
 def _save(self:Director, folder):
-    with self.lock: story = self.story
-    for takes in story.takes.values():
-        for k, take in enumerate(takes): self._still(k, take)
-    with self.saving: save_story(Path(folder), story, self.caption, self.seed, self.size, self.settings)
+    with self.saving:
+        with self.lock: story = self.story
+        for takes in story.takes.values():
+            for k, take in enumerate(takes): self._still(k, take)
+        save_story(Path(folder), story, self.caption, self.seed, self.size, self.settings)
+        if self.folder and Path(folder).resolve() == self.folder.resolve(): self.saved = self._stamp()
     return story
+
+@patch
+def _stamp(self:Director):
+    "When the story in the folder was written; `None` without one"
+    path = self.folder and self.folder/"context.safetensors"
+    return path.stat().st_mtime_ns if path and path.exists() else None
 
 # %% ../nbs/20_director.ipynb #30252c32
 @patch
@@ -526,17 +537,21 @@ def _tell(self:Director):
             if kind != "error":
                 with self.lock: self.events.append(("error", f'a function for "{kind}" failed: {type(e).__name__}: {e}'))
 
-# %% ../nbs/20_director.ipynb #9a698b3c
+# %% ../nbs/20_director.ipynb #a7c0bf19
 @patch
 def _idle(self:Director):
-    with self.lock: self.told = True
-    with self.lock: self.events.append(("idle",))
+    with self.lock:
+        if self.reels or self.queue: return              # somebody asked for a shot meanwhile
+        self.told = True
+        self.events.append(("idle",))
 
 @patch
 def _autosave(self:Director):
     with self.lock: self.dirty = False
     if not self.folder: return
-    try: self._save(self.folder)
+    try:
+        if self._stamp() != self.saved: raise OSError("another director has saved its story there meanwhile, and it is not overwritten: keep this one with save() in another folder")
+        self._save(self.folder)
     except Exception as e:
         with self.lock: self.events.append(("error", f"could not save to {self.folder}: {type(e).__name__}: {e}"))
 
@@ -570,12 +585,12 @@ def _prepare(self:Director):
 def _still(self:Director, k, take):
     if take.still is None:
         history = History(self.pipe.encode, take.settings.budget, take.settings.rule, take.settings.pinned, films=True)
-        history.count = k
+        history.count, history.early = k, dict(take.early)
         history.add(take.video, take.text)
         take.still = history.shots[0]
     return take.still
 
-# %% ../nbs/20_director.ipynb #c8e93708
+# %% ../nbs/20_director.ipynb #4f1b1de9
 @patch
 def _film(self:Director):
     "One latent of the running shot, or the first one of the next"
@@ -595,7 +610,8 @@ def _film(self:Director):
             self.stream.caption = reel.caption
             reel.film = self.stream.film(Order(reel.wish.prompt, reel.wish.latents, reel.seed))
         frames = next(reel.film)
-        reel.text = self.stream.text[0]
+        if frames.latent+1 == reel.wish.latents: next(reel.film, None)      # the last stills of the shot
+        reel.text, reel.early = self.stream.text[0], self.stream.history.early
         self.took.append(time.perf_counter() - start)
     except Exception as e:
         self.placed = None

@@ -6,7 +6,7 @@
 __all__ = ['SHOT', 'HERO', 'exam_story', 'seen_before', 'guess', 'distance', 'by_teacher', 'by_student', 'take_exam', 'table',
            'report', 'readings', 'lasting', 'drift', 'identity_matrix', 'spread']
 
-# %% ../nbs/backstage/evaluate.ipynb #efd7dc7c
+# %% ../nbs/backstage/evaluate.ipynb #24129c98
 import random
 import torch
 from tqdm.auto import tqdm
@@ -17,7 +17,7 @@ from .metrics import CIRCLES, CLASSES, LINES, SECRET, TOLD, errors, interval, sc
 from .distill import own_past
 from .render import render_shot
 from .rollout import rollout
-from .teacher import sample_shot
+from .teacher import sample_shot, without_past
 from .text import compose_prompt, encode_prompts
 from .world import PATTERNS, draw_story
 
@@ -48,7 +48,7 @@ def distance(name, a, b): # Number in [0, 1]
     if name in CIRCLES: return abs((d := (a-b)/CIRCLES[name]) - round(d))*2
     return abs(a-b)/(LINES[name][1]-LINES[name][0]) if name in LINES else float(a != b)
 
-# %% ../nbs/backstage/evaluate.ipynb #0a87df91
+# %% ../nbs/backstage/evaluate.ipynb #aad36fb0
 def by_teacher(model, steps=20, guidance=2., history_guidance=2.5): # For `take_exam`
     "Film with the slow model"
     return lambda context, table, text, generator: sample_shot(model, context, table, text, steps, guidance, history_guidance, generator=generator)
@@ -80,8 +80,8 @@ def take_exam(
         rows["ceiling"].append(read(x0, truths[part]))
         text = encode_prompts([p for ps in prompts for p in ps], tokenizer, text_encoder).unflatten(0, (len(x0), -1))
         for history in histories:
-            past = {"own": context, "none": torch.zeros_like(context), "other": context.roll(1, 0)}[history]
-            rows[history].append(read(film(past, table, text, torch.Generator().manual_seed(first+start)), truths[part]))
+            past, at = {"own": (context, table), "none": without_past(context, table), "other": (context.roll(1, 0), table)}[history]
+            rows[history].append(read(film(past, at, text, torch.Generator().manual_seed(first+start)), truths[part]))
     out = {k: {name: torch.cat([r[name] for r in v]) for name in v[0]} for k, v in rows.items()}
     out["chance"] = {name: torch.tensor([distance(name, guess(stories, i, name), t[name]) if name in t else float("nan") for i, t in enumerate(truths)])
                      for name in (*TOLD, *SECRET)}

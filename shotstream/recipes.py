@@ -125,14 +125,14 @@ class TextAndVideo(nn.Module):
         nn.init.zeros_(self.transformer.proj_out.weight)
         nn.init.zeros_(self.transformer.proj_out.bias)
 
-# %% ../nbs/backstage/recipes.ipynb #9e258b1b
+# %% ../nbs/backstage/recipes.ipynb #b1dbe6d8
 def teacher_models(
     tokenizer, start=None, # Folder of a pipeline to go on from
 )->TextAndVideo:
     "From nothing, or from shipped weights"
     both = TextAndVideo(tokenizer)
     if start:
-        both.transformer.load_state_dict(ShotTransformer.from_pretrained(Path(start)/"teacher", torch_dtype=torch.float32).state_dict())
+        both.transformer = ShotTransformer.from_pretrained(Path(start)/"teacher", torch_dtype=torch.float32)
         both.text_encoder.load_state_dict(UMT5EncoderModel.from_pretrained(Path(start)/"text_encoder", dtype=torch.float32).state_dict())
     return both
 
@@ -184,7 +184,7 @@ def camera(
         shard, spent = shard + world, spent + time.time() - now
     return more
 
-# %% ../nbs/backstage/recipes.ipynb #44105b64
+# %% ../nbs/backstage/recipes.ipynb #9effc571
 def train_teacher(
     folder,                # Checkpoints and `teacher.safetensors`
     vae,                   # A trained `ToyVAE`
@@ -216,7 +216,7 @@ def train_teacher(
         else: context, x0, table, prompts, weight, asked = next_shot_batch(latents, own, shared.choice((3, 5, 9, 9, 9, 9, 13, 21)), .25*max(0., 1 - 2*clock["done"]))
         with half():
             text = encode_prompts([p for ps in prompts for p in ps], tokenizer, both.text_encoder).unflatten(0, (len(x0), -1))
-            loss = teacher_loss(both.transformer, context, x0, table, drop(text), draw_sigma(len(x0), 3., normal=True), weight=weight).mean()
+            loss = teacher_loss(both.transformer, context, x0, table, drop(text), draw_sigma(len(x0), 3., normal=True, even=1/6), weight=weight).mean()
             if asked is None: return loss
             past, new = examiner(*asked, BUDGET)
         clock.update(past=past.item(), new=new.item())
@@ -237,7 +237,7 @@ def unshared(weights):
     "umT5 names its word vectors twice; a file holds them once"
     return {k: v.contiguous() for k, v in weights.items() if not k.endswith("encoder.embed_tokens.weight")}
 
-# %% ../nbs/backstage/recipes.ipynb #4cc3018b
+# %% ../nbs/backstage/recipes.ipynb #a94db3a3
 @torch.no_grad()
 def validation_batch(vae, n=24): # (context, target, table, prompts) of the third shots of unseen stories
     "The same examples every time"
@@ -257,8 +257,8 @@ def validate(
     n = len(context)
     text = encode_prompts([p for ps in prompts for p in ps], tokenizer, both.text_encoder).unflatten(0, (n, -1))
     sigma, noise = torch.linspace(.1, .95, n), torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
-    loss = lambda c: round(teacher_loss(both.transformer, c, x0, table, text, sigma, noise).mean().item(), 4)
-    return dict(own_past=loss(context), no_past=loss(torch.zeros_like(context)), other_past=loss(context.roll(1, 0)))
+    loss = lambda c, at=table: round(teacher_loss(both.transformer, c, x0, at, text, sigma, noise).mean().item(), 4)
+    return dict(own_past=loss(context), no_past=loss(*without_past(context, table)), other_past=loss(context.roll(1, 0)))
 
 # %% ../nbs/backstage/recipes.ipynb #04d30a74
 def ship(

@@ -14,14 +14,14 @@ from .core import FrameTable
 from .flow import add_noise, euler, guided, schedule, velocity
 from .transformer import ShotTransformer
 
-# %% ../nbs/12_teacher.ipynb #1997c3b7
+# %% ../nbs/12_teacher.ipynb #ed5364db
 def toy_transformer(
     latent_channels:int=32, # Channels of the codec
     text_dim:int=96,        # Features of the text encoder
 )->ShotTransformer:
-    "The toy world's transformer: 1.3B's class, 500 times smaller"
+    "The toy world's transformer: 1.3B's class, 600 times smaller"
     return ShotTransformer(num_attention_heads=5, attention_head_dim=32, in_channels=latent_channels, out_channels=latent_channels,
-                           text_dim=text_dim, freq_dim=64, ffn_dim=480, num_layers=6)
+                           text_dim=text_dim, freq_dim=64, ffn_dim=480, num_layers=6, prediction_type="v_prediction")
 
 # %% ../nbs/12_teacher.ipynb #08e55264
 def join_context(
@@ -31,7 +31,7 @@ def join_context(
     "Frame concat: the past and the present on one time axis (§4.1, eq. 3)"
     return torch.cat([context, target], 1).transpose(1, 2)
 
-# %% ../nbs/12_teacher.ipynb #a07c21e3
+# %% ../nbs/12_teacher.ipynb #717893cc
 def teacher_velocity(
     model:ShotTransformer,
     context:Tensor,   # (b, c, z, h, w) clean
@@ -41,8 +41,8 @@ def teacher_velocity(
     phi:float=1/6,
 )->Tensor:            # (b, f, z, h, w) velocity of the target
     "One look at past and present together; only the new frames answer"
-    v = model(join_context(context, target), None, text, table=table, phi=phi).sample
-    return v.transpose(1, 2)[:, context.shape[1]:]
+    v = model(join_context(context, target).to(model.dtype), None, text, table=table, phi=phi).sample
+    return v.transpose(1, 2)[:, context.shape[1]:].to(target.dtype)
 
 # %% ../nbs/12_teacher.ipynb #b9a069a8
 def teacher_loss(
@@ -100,7 +100,7 @@ def guided_velocity(
         alone = teacher_velocity(model, nothing, target, first, text)
     return guided(v, silent, guidance) + guided(v, alone, history_guidance) - v
 
-# %% ../nbs/12_teacher.ipynb #2e9ce26c
+# %% ../nbs/12_teacher.ipynb #a208d430
 @torch.no_grad()
 def sample_shot(
     model:ShotTransformer,
@@ -119,6 +119,6 @@ def sample_shot(
     "Make one shot: noise, then `steps` looks at past and present"
     b, c, z, h, w = context.shape
     f = len(table) - c
-    if noise is None: noise = torch.randn(b, f, z, h, w, generator=generator).to(context)
+    if noise is None: noise = torch.randn(b, f, z, h, w, generator=generator).to(context.device)     # float32, whatever the model has
     v = lambda x, sigma: guided_velocity(model, context, x, table.at(sigma, everywhere=same_time), text, guidance, history_guidance, blank)
     return euler(v, noise, schedule(steps, shift), progress)

@@ -38,7 +38,7 @@ def same_everywhere(x:float)->float:
     dist.broadcast(t, 0)
     return t.item()
 
-# %% ../nbs/backstage/train.ipynb #5f9cd1ea
+# %% ../nbs/backstage/train.ipynb #ea9f8f94
 def half_is_faster()->bool:
     "Does this machine multiply bfloat16 matrices at least twice as fast as float32? Some CPUs have units for it, some must imitate them"
     def once(a):
@@ -54,7 +54,7 @@ def quick(*models): # A context for training steps
     "Half precision where that is faster; and compiled blocks, where `models` are given and a C++ compiler is at hand"
     fast = half_is_faster()
     if fast and shutil.which("g++"):
-        for m in models: m.block_forward = torch.compile(type(m).block_forward)
+        for m in models: m.compile_blocks()
     return lambda: torch.autocast("cpu", torch.bfloat16, enabled=fast)
 
 # %% ../nbs/backstage/train.ipynb #9b1993cd

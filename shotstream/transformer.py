@@ -7,7 +7,7 @@ __all__ = ['BACKENDS', 'patchify', 'unpatchify', 'frame_times', 'embed_times', '
            'split_heads', 'keys_values', 'self_attention', 'token_mask', 'caption_keys', 'cross_attention',
            'block_forward', 'block_remember', 'ShotTransformer']
 
-# %% ../nbs/10_transformer.ipynb #7ef0b926
+# %% ../nbs/10_transformer.ipynb #4a28da5e
 from contextlib import nullcontext
 from functools import partial
 import torch
@@ -15,10 +15,13 @@ import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
+from diffusers.configuration_utils import register_to_config
 from fastcore.basics import patch
+from fastcore.meta import delegates
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from .core import FrameTable, single_shot_table
+from .flow import from_v_prediction
 from .rope import rotate, video_angles
 
 # %% ../nbs/10_transformer.ipynb #411085ef
@@ -189,7 +192,7 @@ def block_remember(
     shift, scale = (block.scale_shift_table + time.float()).unsqueeze(-2)[:, :, :2].unbind(2)
     keys_values(block.attn1, modulate(block.norm1(x.float()), shift, scale).type_as(x), angles, look, key_angles)
 
-# %% ../nbs/10_transformer.ipynb #4769dad1
+# %% ../nbs/10_transformer.ipynb #21d7f265
 class ShotTransformer(WanTransformer3DModel):
     """Wan's video transformer, reading a frame table. Same state dict as `WanTransformer3DModel`, and same output when no table is given.
 
@@ -197,6 +200,15 @@ class ShotTransformer(WanTransformer3DModel):
     With a cache, it also sees what was remembered of earlier frames (§4.2)."""
     block_forward = staticmethod(block_forward)    # a compiled one may take its place
     attention = None                               # One of `BACKENDS`; `None`: PyTorch chooses
+
+    @register_to_config
+    @delegates(WanTransformer3DModel.__init__)
+    def __init__(self, *,
+        prediction_type:str="flow_prediction", # What the last layer says: "flow_prediction", the velocity (Wan); "v_prediction": see `from_v_prediction`
+        **kwargs,
+    ):
+        if prediction_type not in ("flow_prediction", "v_prediction"): raise ValueError(f"unknown prediction_type {prediction_type!r}; use 'flow_prediction' or 'v_prediction'")
+        super().__init__(**kwargs)
 
     def forward(self,
         hidden_states:Tensor,          # (b, c, f, h, w) latents: clean context and noisy target
@@ -217,7 +229,8 @@ class ShotTransformer(WanTransformer3DModel):
         table, text = self.check(hidden_states, encoder_hidden_states, table)
         x = patchify(self.patch_embedding, hidden_states)                        # b f rows columns d
         rows, columns = x.shape[2:4]
-        temb, time = embed_times(self.condition_embedder, frame_times(timestep, table, rows*columns), x.dtype)
+        t = frame_times(timestep, table, rows*columns)
+        temb, time = embed_times(self.condition_embedder, t, x.dtype)
         angles, key_angles = self.clocks(table, cache, rows, columns, phi)
         with attention_backend(self.attention):
             x = self.through_blocks(x.flatten(2, 3), text, time, table.caption, angles, token_mask(visible, rows*columns), cache, key_angles, answer)
@@ -225,9 +238,10 @@ class ShotTransformer(WanTransformer3DModel):
         shift, scale = (self.scale_shift_table + temb[:, :, None]).unsqueeze(-2).unbind(2)     # b f 1 d
         x = self.proj_out(modulate(self.norm_out(x.float()), shift, scale).type_as(x))
         x = unpatchify(x.unflatten(2, (rows, columns)), self.config.patch_size)
+        if self.config.prediction_type == "v_prediction": x = from_v_prediction(hidden_states.transpose(1, 2), x.transpose(1, 2), t/1000).transpose(1, 2)
         return Transformer2DModelOutput(sample=x) if return_dict else (x,)
 
-# %% ../nbs/10_transformer.ipynb #219776f0
+# %% ../nbs/10_transformer.ipynb #620c4d9e
 @patch
 def through_blocks(self:ShotTransformer,
     x:Tensor,                      # (b, f, n, d) tokens
@@ -243,6 +257,12 @@ def through_blocks(self:ShotTransformer,
         watch = cache.watch if cache is not None and cache.watched == i else None
         x = run(self.block_forward, block, x, words, time, caption, angles, mask, look, key_angles, watch)
     return x
+
+@patch
+def compile_blocks(self:ShotTransformer, **options)->ShotTransformer:
+    "One compiled block serves all; `options` as in `torch.compile`"
+    self.block_forward = torch.compile(type(self).block_forward, **options)
+    return self
 
 @patch
 def clocks(self:ShotTransformer, table, cache, rows:int, columns:int, phi:float)->tuple:

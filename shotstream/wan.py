@@ -182,7 +182,7 @@ def read_checkpoint(
     if (which := naming(state)) is None: raise ValueError(f"{path} holds no Wan transformer; {looks_like(state) or 'its first names are ' + ', '.join([*state][:3])}")
     return Checkpoint(path, part, which, state)
 
-# %% ../nbs/gpu/22_wan.ipynb #d69e1564
+# %% ../nbs/gpu/22_wan.ipynb #d6bdc90a
 @dataclass
 class KeyReport:
     "How a checkpoint's tensors differ from what a model wants"
@@ -209,7 +209,7 @@ def check_keys(
     config:dict, # Of the transformer
 )->KeyReport:    # In the naming of `state`
     "Compare names and sizes with a model that has no numbers"
-    with torch.device("meta"): wanted = WanTransformer3DModel(**config).state_dict()
+    with torch.device("meta"): wanted = ShotTransformer(**config).state_dict()
     if naming(state) == "original": wanted = to_original(wanted)
     wrong = {n: (tuple(t.shape), tuple(wanted[n].shape)) for n, t in state.items() if n in wanted and t.shape != wanted[n].shape}
     return KeyReport([n for n in wanted if n not in state], [n for n in state if n not in wanted], wrong)
@@ -308,7 +308,7 @@ def _check_space(model, folder):
     need, free = sum(p.numel()*p.element_size() for p in model.parameters()) + 10**6, shutil.disk_usage(folder).free
     if free < need: raise OSError(f"{folder} has {free/1e9:.2f} GB free, {need/1e9:.2f} GB are needed: make room, or write elsewhere")
 
-# %% ../nbs/gpu/22_wan.ipynb #f2feeb7e
+# %% ../nbs/gpu/22_wan.ipynb #cb954ca7
 def convert(
     source,                 # As in `load_shotstream`
     target,                 # A folder for diffusers, a `.safetensors` file for original names
@@ -319,7 +319,9 @@ def convert(
     "Write a checkpoint under the other names"
     target = Path(target)
     _check_target(target, to, overwrite)
-    model = _built(WanTransformer3DModel, *_read_all(source, base, config, part, scale, head_dim), dtype)   # diffusers' own class, for its config.json
+    state, config = _read_all(source, base, config, part, scale, head_dim)
+    if config.get("prediction_type", "flow_prediction") != "flow_prediction": raise ValueError(f"{source} answers with {config['prediction_type']}, which Wan's own class does not know: only models that answer with velocities can be converted")
+    model = _built(WanTransformer3DModel, state, {k: v for k, v in config.items() if k != "prediction_type"}, dtype)   # diffusers' own class, for its config.json
     target.parent.mkdir(parents=True, exist_ok=True)
     _check_space(model, target.parent)
     try:

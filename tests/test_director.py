@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from shotstream import ShotStreamPipeline
-from shotstream.director import Director, subtitles
+from shotstream.director import Director, load_story, subtitles
 from shotstream.story import load_script, read_video
 
 CAPTION = "a red ball with a hat in the forest by day."
@@ -429,3 +429,55 @@ def test_knobs_change_films(pipe):
         first, second = film(**change)
         assert torch.equal(first, plain[0]) == (change.keys() & {"phi", "steps", "budget"} == set())       # a first shot looks back at zeros of shot 0
         assert not torch.equal(second, plain[1]), change
+
+
+def test_a_waiting_prompt_keeps_its_story(pipe):
+    with Director(pipe, CAPTION, paced=True, ahead=0) as d:
+        for prompt in PROMPTS[:2]: d.next_shot(prompt, latents=2)
+        d.caption = "a blue ball lives in the meadow by day."
+        while d.take(): pass
+        assert [s.caption for s in d.shots] == [CAPTION, CAPTION]
+
+
+def test_two_directors_in_one_folder(pipe, tmp_path):
+    "The first to save keeps the folder; the other one says so, and keeps its own film"
+    said = []
+    with Director(pipe, CAPTION, folder=tmp_path) as a, Director(pipe, CAPTION, folder=tmp_path) as b:
+        b.on("error", said.append)
+        for d, prompt in ((a, PROMPTS[0]), (b, PROMPTS[1])):
+            d.next_shot(prompt, latents=1)
+            d.wait()
+        assert "another director" in said[0] and [s.prompt for s in b.shots] == [PROMPTS[1]]
+        a.next_shot(PROMPTS[2], latents=1)
+        a.wait()
+    assert [s.prompt for s in load_story(tmp_path)[0].shots] == [PROMPTS[0], PROMPTS[2]]
+
+
+def test_stills_are_encoded_once(pipe, monkeypatch):
+    with Director(pipe, CAPTION) as d:
+        d.next_shot(PROMPTS[0], latents=3)
+        d.wait()
+        take, calls = d.shots[0], []
+        before, take.still = take.still or d._still(0, take), None
+        monkeypatch.setattr(type(pipe), "encode", lambda self, frames: calls.append(len(frames)))
+        again = d._still(0, take)
+        assert not calls and again.latents.keys() == before.latents.keys() and again.latents
+        assert all(torch.equal(again.latents[f], z) for f, z in before.latents.items())
+
+
+def test_desk_stays_on_the_branch_it_made(pipe):
+    from shotstream.desk import Desk
+    desk = Desk(pipe)
+    try:
+        desk.director.next_shot(PROMPTS[0], latents=1)
+        for _ in range(400):
+            if desk.director.shots: break
+            time.sleep(.05)
+        for n in (2, 3, 4):
+            desk.branch(0)
+            assert desk.director.name == desk.branches.value == f"take {n}"
+        desk.undo()
+        assert desk.director.name == desk.branches.value == "take 3"
+        desk.branches.value = "take 1"
+        assert desk.director.name == "take 1" and len(desk.director.shots) == 1
+    finally: desk.close()

@@ -52,7 +52,7 @@ def test_draws_and_guidance():
     seed = lambda: torch.Generator().manual_seed(3)
     for normal in (False, True):
         even = draw_sigma(1000, normal=normal, generator=seed())
-        close(draw_sigma(1000, 5, normal, seed()), 5*even/(1 + 4*even))
+        close(draw_sigma(1000, 5, normal, generator=seed()), 5*even/(1 + 4*even))
         assert even.min() >= 0 and even.max() <= 1 and abs(even.mean() - .5) < .05
     text, blank = torch.randn(3), torch.randn(3)
     close(guided(text, blank, 4), text + 3*(text - blank), 1e-5)        # published: c + 3(c - u)

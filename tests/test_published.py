@@ -157,4 +157,7 @@ def test_weights_of_another_file(pipe, tmp_path):
     file = convert(tmp_path/"other", tmp_path/"other.safetensors", to="original")
     loaded = ShotStreamPipeline.from_pretrained(tmp_path/"base", weights=file).transformer
     for name, w in other.state_dict().items(): assert torch.equal(loaded.state_dict()[name], w)
+    toy = ShotTransformer.from_config({**pipe.transformer.config, "prediction_type": "v_prediction"})
+    toy.save_pretrained(tmp_path/"toy")
+    with pytest.raises(ValueError, match="velocities"): convert(tmp_path/"toy", tmp_path/"toy.safetensors", to="original")
     with pytest.raises(OSError, match="nobody/nothing"): ShotStreamPipeline.from_pretrained("nobody/nothing")

@@ -130,6 +130,18 @@ def test_command_line_refuses_wrong_stories(name, tmp_path, capsys):
     assert says in err and "a.json: 1 problem" in err
 
 
+@pytest.mark.parametrize("args, says", [("story data_samples/stories/small_king.json -o {}", "is a folder"),
+                                        ("story data_samples/stories/small_king.json -o {}/a.mp4 --device gpu", "cpu or cuda, got gpu"),
+                                        ("exam --steps 5", "add --teacher"),
+                                        ("prepare {} -o {}/b --latents toy --size 90x160", "16 divides"),
+                                        ("bench --suite gpu --device cpu --model tiny --shots 0", "at least 1, got 0")])
+def test_command_line_refuses_before_any_work(args, says, tmp_path, capsys):
+    (tmp_path/"f.mp4").mkdir()
+    folder = tmp_path/"f.mp4"
+    assert says in refused(capsys, *args.format(*[folder]*2).split())
+    assert not list(folder.iterdir())
+
+
 def test_command_line_refuses_unknown_words(tmp_path, capsys):
     data = shots("close up: the dragn is jumpign.", "the ball waits.", "wide shot: the robot waves.")
     (tmp_path/"a.json").write_text(json.dumps(data))

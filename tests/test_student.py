@@ -158,7 +158,7 @@ def test_every_stage_trains(pipe, tmp_path, monkeypatch):
         cache.add(0)
         return cache
     monkeypatch.setattr(distill, "some_latents", few)
-    monkeypatch.setattr(distill, "examiner", lambda *args: None)
+    monkeypatch.setattr(distill, "screening", lambda *args: None)
     models = [m.requires_grad_(False) if isinstance(m, torch.nn.Module) else m for m in (pipe.teacher, pipe.text_encoder, pipe.tokenizer, pipe.vae)]
     teacher = {k: v.clone() for k, v in pipe.teacher.state_dict().items()}
     run = lambda what, *args, **kw: getattr(distill, what)(tmp_path/what, *args, minutes=.01, **kw)
@@ -187,3 +187,17 @@ def test_nothing_waits_for_the_device():
     open_shot(model, memory, torch.zeros(1, 6, 32, 8, 8, device="meta"), past, read)
     films = list(film_chunks(model, memory, shot, model.read(torch.zeros(1, 1, 8, 96, device="meta")), (32, 8, 8)))
     assert [f.shape[1] for f in films] == [3, 3, 1] and films[0].is_meta
+
+
+@pytest.mark.parametrize("pinned, cut", [(((1, 8),), False), (((0, 16),), True), (((0, 8), (1, 4)), True)])
+def test_pins_that_do_not_apply(pipe, pinned, cut):
+    "Of a shot that is not there yet, or of a frame that was cut off: the story goes on"
+    stream = pipe.stream(CAPTION, pinned=pinned)
+    stream.next_shot(PROMPTS[0], latents=9)
+    for _ in range(3): next(stream)
+    if cut: stream.cut()
+    list(stream)
+    for prompt in PROMPTS[1:]:
+        stream.next_shot(prompt, latents=2)
+        list(stream)
+    assert stream.history.count == 3 and stream.history.shots[0].frames == (9 if cut else 33)

@@ -82,3 +82,21 @@ def test_the_past_helps(pipe):
     both.transformer, both.text_encoder = pipe.teacher, pipe.text_encoder
     loss = validate(both, pipe.tokenizer, validation_batch(pipe.vae))
     assert loss["own_past"] < loss["no_past"] and loss["own_past"] < loss["other_past"]
+
+
+def test_half_precision_films(pipe):
+    "As on a GPU, where teacher and student have bfloat16 weights"
+    half = ShotStreamPipeline.from_pretrained("toy", torch.bfloat16)
+    story = {"caption": "a red ball with a hat in the forest by day.", "shots": [dict(caption="wide shot: the ball waves.", frames=5)]*2}
+    for arguments in ({}, dict(teacher=True, steps=3)):
+        a, b = (torch.cat(p(story, seed=1, **arguments).shots).float() for p in (half, pipe))
+        assert (a - b).abs().mean() < 6
+
+
+def test_a_resting_text_encoder_stays():
+    pipe = ShotStreamPipeline.from_pretrained("toy")
+    pipe.rest_text()
+    pipe.to(torch.float64)
+    assert pipe.text_encoder.dtype == pipe.transformer.dtype == torch.float64 and pipe.config.text_encoder[0]
+    pipe.transformer.to("meta")
+    assert pipe.device.type == "meta" and pipe.text_encoder.device.type == "cpu"
