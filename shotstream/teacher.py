@@ -14,14 +14,15 @@ from .core import FrameTable
 from .flow import add_noise, euler, guided, schedule, velocity
 from .transformer import ShotTransformer
 
-# %% ../nbs/12_teacher.ipynb #ed5364db
+# %% ../nbs/12_teacher.ipynb #0171dd16
 def toy_transformer(
     latent_channels:int=32, # Channels of the codec
     text_dim:int=96,        # Features of the text encoder
+    prediction_type:str="v_prediction", # See `ShotTransformer`
 )->ShotTransformer:
     "The toy world's transformer: 1.3B's class, 600 times smaller"
     return ShotTransformer(num_attention_heads=5, attention_head_dim=32, in_channels=latent_channels, out_channels=latent_channels,
-                           text_dim=text_dim, freq_dim=64, ffn_dim=480, num_layers=6, prediction_type="v_prediction")
+                           text_dim=text_dim, freq_dim=64, ffn_dim=480, num_layers=6, prediction_type=prediction_type)
 
 # %% ../nbs/12_teacher.ipynb #08e55264
 def join_context(
@@ -31,7 +32,7 @@ def join_context(
     "Frame concat: the past and the present on one time axis (§4.1, eq. 3)"
     return torch.cat([context, target], 1).transpose(1, 2)
 
-# %% ../nbs/12_teacher.ipynb #717893cc
+# %% ../nbs/12_teacher.ipynb #b60739cc
 def teacher_velocity(
     model:ShotTransformer,
     context:Tensor,   # (b, c, z, h, w) clean
@@ -41,7 +42,7 @@ def teacher_velocity(
     phi:float=1/6,
 )->Tensor:            # (b, f, z, h, w) velocity of the target
     "One look at past and present together; only the new frames answer"
-    v = model(join_context(context, target).to(model.dtype), None, text, table=table, phi=phi).sample
+    v = model(join_context(context, target), None, text, table=table, phi=phi).sample
     return v.transpose(1, 2)[:, context.shape[1]:].to(target.dtype)
 
 # %% ../nbs/12_teacher.ipynb #b9a069a8

@@ -192,7 +192,7 @@ def block_remember(
     shift, scale = (block.scale_shift_table + time.float()).unsqueeze(-2)[:, :, :2].unbind(2)
     keys_values(block.attn1, modulate(block.norm1(x.float()), shift, scale).type_as(x), angles, look, key_angles)
 
-# %% ../nbs/10_transformer.ipynb #21d7f265
+# %% ../nbs/10_transformer.ipynb #6b37a1c8
 class ShotTransformer(WanTransformer3DModel):
     """Wan's video transformer, reading a frame table. Same state dict as `WanTransformer3DModel`, and same output when no table is given.
 
@@ -227,7 +227,7 @@ class ShotTransformer(WanTransformer3DModel):
         if attention_kwargs: raise ValueError("attention_kwargs are not used here; set_adapters() sets the strength of a LoRA")
         if cache is not None and visible is not None: raise ValueError("with a cache, what is visible is what the cache holds: leave `visible` empty")
         table, text = self.check(hidden_states, encoder_hidden_states, table)
-        x = patchify(self.patch_embedding, hidden_states)                        # b f rows columns d
+        x = patchify(self.patch_embedding, hidden_states.to(self.patch_embedding.weight.dtype))      # b f rows columns d
         rows, columns = x.shape[2:4]
         t = frame_times(timestep, table, rows*columns)
         temb, time = embed_times(self.condition_embedder, t, x.dtype)
