@@ -116,7 +116,7 @@ def bytes(self:Memory):
     "Memory that keys and values take"
     return sum(t.numel()*t.element_size() for pair in self.keys if pair is not None for t in pair)
 
-# %% ../nbs/14_cache.ipynb #de3684a1
+# %% ../nbs/14_cache.ipynb #1c129d7e
 class StaticMemory(Memory):
     "What `Memory` holds, in places given out once: frames are written where they stay, and a look is a view, not a copy. No gradients"
     def __init__(self,
@@ -134,58 +134,69 @@ class StaticMemory(Memory):
         super().new_shot()
         self.past, self.places = 0, {}                        # context frames, and which frame lies where
 
-    def place(self, frame):
-        "Where a frame of this shot is written: sinks first, then round and round"
-        if frame < self.sink: return self.past + frame
-        return self.past + self.sink + (frame - self.sink) % self.window
+# %% ../nbs/14_cache.ipynb #ad914af4
+@patch
+def place(self:StaticMemory, frame):
+    "Where a frame of this shot is written: sinks first, then round and round"
+    if frame < self.sink: return self.past + frame
+    return self.past + self.sink + (frame - self.sink) % self.window
 
-    def see(self):
-        "Give the asking frames their places; whoever lay there is out of everybody's sight"
-        f = len(self.asking)
-        if self.context and len(self.frames) + f > self.budget: raise ValueError(f"{len(self.frames) + f} context frames do not fit a memory for {self.budget}")
-        if not self.context and f > self.window: raise ValueError(f"a chunk of {f} frames does not fit a window of {self.window}")
-        self.mine = list(range(len(self.frames), len(self.frames)+f)) if self.context else [self.place(self.made+i) for i in range(f)]
-        self.shown = [place for place in sorted(self.places) if place not in self.mine]
-        self.filled = max([*self.shown, *self.mine]) + 1
+@patch
+def see(self:StaticMemory):
+    "Give the asking frames their places; whoever lay there is out of everybody's sight"
+    f = len(self.asking)
+    if self.context and len(self.frames) + f > self.budget: raise ValueError(f"{len(self.frames) + f} context frames do not fit a memory for {self.budget}")
+    if not self.context and f > self.window: raise ValueError(f"a chunk of {f} frames does not fit a window of {self.window}")
+    self.mine = list(range(len(self.frames), len(self.frames)+f)) if self.context else [self.place(self.made+i) for i in range(f)]
+    self.shown = [place for place in sorted(self.places) if place not in self.mine]
+    self.filled = max([*self.shown, *self.mine]) + 1
 
-    def in_sight(self):
-        "As in `Memory`, but in the order of places"
-        own = {p: -1 if self.context else self.made+i for i, p in enumerate(self.mine)}
-        return [f for _, f in sorted({**{p: self.places[p][0] for p in self.shown}, **own}.items())]
+# %% ../nbs/14_cache.ipynb #1f2d7847
+@patch
+def look(self:StaticMemory, layer, k, v):
+    "Write the asking frames to their places and show everything up to the last place in use"
+    n = self.tokens
+    for start, stop in self.runs():
+        a, b = self.mine[start]*n, (self.mine[stop-1]+1)*n
+        self.store[layer, 0, :, a:b] = k[:, start*n:stop*n]
+        self.store[layer, 1, :, a:b] = v[:, start*n:stop*n]
+    return tuple(self.store[layer, :, :, :self.filled*n].unbind(0))
 
-    def look(self, layer, k, v):
-        "Write the asking frames to their places and show everything up to the last place in use"
-        n = self.tokens
-        for start, stop in self.runs():
-            a, b = self.mine[start]*n, (self.mine[stop-1]+1)*n
-            self.store[layer, 0, :, a:b] = k[:, start*n:stop*n]
-            self.store[layer, 1, :, a:b] = v[:, start*n:stop*n]
-        return tuple(self.store[layer, :, :, :self.filled*n].unbind(0))
+@patch
+def runs(self:StaticMemory):
+    "Neighbours in the film that are neighbours in memory"
+    cuts = [0] + [i for i in range(1, len(self.mine)) if self.mine[i] != self.mine[i-1]+1] + [len(self.mine)]
+    return list(zip(cuts, cuts[1:]))
 
-    def runs(self):
-        "Neighbours in the film that are neighbours in memory"
-        cuts = [0] + [i for i in range(1, len(self.mine)) if self.mine[i] != self.mine[i-1]+1] + [len(self.mine)]
-        return list(zip(cuts, cuts[1:]))
+# %% ../nbs/14_cache.ipynb #c4689c72
+@patch
+def commit(self:StaticMemory, detach:bool=True):
+    "The asking frames stay where they are"
+    if not detach: raise ValueError("StaticMemory writes in place, gradients cannot pass: use Memory")
+    f = len(self.asking)
+    for i, place in enumerate(self.mine): self.places[place] = (-1 if self.context else self.made+i, self.asking[i])
+    if self.context: self.past += f
+    else: self.made += f
+    self.frames = [self.places[p][0] for p in sorted(self.places)]
 
-    def rows(self):
-        "As in `Memory`, but in the order of places"
-        rows = concat_frames(*[self.places[p][1] for p in self.shown], self.asking)
-        frames = [self.places[p][0] for p in self.shown]
-        when = [(f, p) for f, p in zip(frames, self.shown)] + [(-1 if self.context else self.made+i, p) for i, p in enumerate(self.mine)]
-        position = [sorted(when).index(w) for w in when]         # context by place, then this shot by time
-        rows = replace(rows, position=torch.tensor(position, device=rows.shot.device).expand(rows.shape))
-        return rows[slice(-len(self.asking), None)], rows[sorted(range(len(rows)), key=lambda i: [*self.shown, *self.mine][i])]
+@patch(as_prop=True)
+def bytes(self:StaticMemory):
+    "Memory that keys and values take, from the first frame to the last of a story"
+    return self.store.numel()*self.store.element_size()
 
-    def commit(self, detach:bool=True):
-        "The asking frames stay where they are"
-        if not detach: raise ValueError("StaticMemory writes in place, gradients cannot pass: use Memory")
-        f = len(self.asking)
-        for i, place in enumerate(self.mine): self.places[place] = (-1 if self.context else self.made+i, self.asking[i])
-        if self.context: self.past += f
-        else: self.made += f
-        self.frames = [self.places[p][0] for p in sorted(self.places)]
+# %% ../nbs/14_cache.ipynb #1fc300e0
+@patch
+def in_sight(self:StaticMemory):
+    "As in `Memory`, but in the order of places"
+    own = {p: -1 if self.context else self.made+i for i, p in enumerate(self.mine)}
+    return [f for _, f in sorted({**{p: self.places[p][0] for p in self.shown}, **own}.items())]
 
-    @property
-    def bytes(self):
-        "Memory that keys and values take, from the first frame to the last of a story"
-        return self.store.numel()*self.store.element_size()
+@patch
+def rows(self:StaticMemory):
+    "As in `Memory`, but in the order of places"
+    rows = concat_frames(*[self.places[p][1] for p in self.shown], self.asking)
+    frames = [self.places[p][0] for p in self.shown]
+    when = [(f, p) for f, p in zip(frames, self.shown)] + [(-1 if self.context else self.made+i, p) for i, p in enumerate(self.mine)]
+    position = [sorted(when).index(w) for w in when]         # context by place, then this shot by time
+    rows = replace(rows, position=torch.tensor(position, device=rows.shot.device).expand(rows.shape))
+    return rows[slice(-len(self.asking), None)], rows[sorted(range(len(rows)), key=lambda i: [*self.shown, *self.mine][i])]

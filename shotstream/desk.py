@@ -92,7 +92,7 @@ class Room(W.VBox):
     def say(self, text, colour="inherit"): self.status.value = f'<span style="color:{colour};white-space:pre-wrap">{html.escape(text[:600])}</span>'
     def complain(self, text): self.say(text, "#c0392b")
 
-# %% ../nbs/21_desk.ipynb #a3e88d16
+# %% ../nbs/21_desk.ipynb #6748da19
 PRESETS = ("wide shot: the ball waves.", "close up: the ball jumps.", "panning shot: the ball walks right.", "close up: the ball turns around.", "wide shot: the ball grows.")
 
 class Desk(Room):
@@ -115,52 +115,56 @@ class Desk(Room):
         if self.director.shots: self.picture.value = as_jpeg(self.director.shots[-1].video[-1])
         threading.Thread(target=self.play, daemon=True).start()
 
-    def build(self, caption):
-        "Lay out the widgets"
-        button = lambda text, act, tip, **kw: self.button(text, act, tooltip=tip, **kw)
-        h, w = self.director.size
-        wide = min(max(384, w), 832)
-        self.picture = W.Image(format="jpeg", width=wide, height=wide*h//w, layout=W.Layout(align_self="flex-start", flex="0 0 auto"), value=as_jpeg(torch.full((h, w, 3), 40, dtype=torch.uint8), wide))
-        self.memory = W.Image(format="png", value=memory_picture([]))
-        self.caption = W.Text(value=caption, description="Story", layout=W.Layout(width="560px"))
-        self.prompt = W.Text(value=PRESETS[0], description="Next", placeholder="what happens next", layout=W.Layout(width="560px"))
-        self.presets = W.Dropdown(options=[("ideas", "")] + [(p, p) for p in PRESETS], layout=W.Layout(width="110px"))
-        self.latents = W.IntSlider(value=9, min=1, max=21, description="Length", tooltip="latent frames; one is four frames of film", layout=W.Layout(width="300px"))
-        self.number = W.IntText(value=0, description="Seed", layout=W.Layout(width="160px"))
-        self.fixed = W.Checkbox(value=False, description="use this seed", indent=False, layout=W.Layout(width="130px"))
-        self.branches = W.Dropdown(description="Branch", layout=W.Layout(width="200px", display="none"))
-        self.branches.observe(lambda change: self.guarded(self.switch, change), "value")
-        self.status, self.readout, self.strip = W.HTML(), W.HTML(), W.HBox(layout=W.Layout(flex_flow="row wrap"))
-        actions = W.HBox([button("Next shot", self.next_shot, "film this prompt after everything that waits (Enter)", button_style="success"),
-                          button("Cut now", self.cut_now, "end the running shot here and film this prompt", button_style="warning"),
-                          button("Stop", self.stop, "end the running shot here", button_style="danger"),
-                          button("Undo", self.undo, "one step back"), button("Redo", self.redo, "one step forth"),
-                          button("Export", self.export, "film, pictures, subtitles and a script into the folder out/")])
-        self.prompt.on_msg(lambda widget, content, buffers: self.guarded(self.next_shot) if content.get("event") == "submit" else None)   # Enter, and only Enter
-        self.prompt.observe(lambda change: self.check(), "value")
-        self.caption.observe(lambda change: self.check(), "value")
-        self.presets.observe(self.take_idea, "value")
-        self.rows = [self.caption, W.HBox([self.picture, W.VBox([self.readout, W.Label("memory: past | this shot, and what the newest frames look at"), self.memory, self.knobs()])]),
-                     W.HBox([self.prompt, self.presets]), self.status, W.HBox([self.latents, self.number, self.fixed, self.branches]), actions, self.strip]
-
     def close(self):
         "Put everything away"
         self.closed = True
         self.director.close()
         super().close()
 
-    def knobs(self):
-        "One slider for each symbol of the paper; they count from the next shot on"
-        settings, wide = self.director.settings, W.Layout(width="330px")
-        sliders = dict(phi=W.FloatSlider(value=settings.phi, min=0, max=.5, step=1/24, description="φ", readout_format=".3f", tooltip="phase jump of the clocks at a cut (§4.2)", layout=wide),
-                       budget=W.IntSlider(value=settings.budget, min=1, max=6, description="context", tooltip="frames of the past, B (§4.1)", layout=wide),
-                       window=W.IntSlider(value=settings.window, min=3, max=21, description="window", tooltip="latent frames of this shot that are remembered (§4.2)", layout=wide),
-                       steps=W.IntSlider(value=settings.steps, min=1, max=8, description="steps", tooltip="looks per chunk", layout=wide))
-        for name, slider in sliders.items(): slider.observe(lambda change, name=name: self.guarded(self.turn, name, change["new"]), "value")
-        self.sliders = sliders
-        box = W.Accordion([W.VBox([*sliders.values(), self.button("as published", self.untouched)])], layout=W.Layout(width="360px"))
-        box.set_title(0, "knobs")
-        return box
+# %% ../nbs/21_desk.ipynb #3ad74c9e
+@patch
+def build(self:Desk, caption):
+    "Lay out the widgets"
+    button = lambda text, act, tip, **kw: self.button(text, act, tooltip=tip, **kw)
+    h, w = self.director.size
+    wide = min(max(384, w), 832)
+    self.picture = W.Image(format="jpeg", width=wide, height=wide*h//w, layout=W.Layout(align_self="flex-start", flex="0 0 auto"), value=as_jpeg(torch.full((h, w, 3), 40, dtype=torch.uint8), wide))
+    self.memory = W.Image(format="png", value=memory_picture([]))
+    self.caption = W.Text(value=caption, description="Story", layout=W.Layout(width="560px"))
+    self.prompt = W.Text(value=PRESETS[0], description="Next", placeholder="what happens next", layout=W.Layout(width="560px"))
+    self.presets = W.Dropdown(options=[("ideas", "")] + [(p, p) for p in PRESETS], layout=W.Layout(width="110px"))
+    self.latents = W.IntSlider(value=9, min=1, max=21, description="Length", tooltip="latent frames; one is four frames of film", layout=W.Layout(width="300px"))
+    self.number = W.IntText(value=0, description="Seed", layout=W.Layout(width="160px"))
+    self.fixed = W.Checkbox(value=False, description="use this seed", indent=False, layout=W.Layout(width="130px"))
+    self.branches = W.Dropdown(description="Branch", layout=W.Layout(width="200px", display="none"))
+    self.branches.observe(lambda change: self.guarded(self.switch, change), "value")
+    self.status, self.readout, self.strip = W.HTML(), W.HTML(), W.HBox(layout=W.Layout(flex_flow="row wrap"))
+    actions = W.HBox([button("Next shot", self.next_shot, "film this prompt after everything that waits (Enter)", button_style="success"),
+                      button("Cut now", self.cut_now, "end the running shot here and film this prompt", button_style="warning"),
+                      button("Stop", self.stop, "end the running shot here", button_style="danger"),
+                      button("Undo", self.undo, "one step back"), button("Redo", self.redo, "one step forth"),
+                      button("Export", self.export, "film, pictures, subtitles and a script into the folder out/")])
+    self.prompt.on_msg(lambda widget, content, buffers: self.guarded(self.next_shot) if content.get("event") == "submit" else None)   # Enter, and only Enter
+    self.prompt.observe(lambda change: self.check(), "value")
+    self.caption.observe(lambda change: self.check(), "value")
+    self.presets.observe(self.take_idea, "value")
+    self.rows = [self.caption, W.HBox([self.picture, W.VBox([self.readout, W.Label("memory: past | this shot, and what the newest frames look at"), self.memory, self.knobs()])]),
+                 W.HBox([self.prompt, self.presets]), self.status, W.HBox([self.latents, self.number, self.fixed, self.branches]), actions, self.strip]
+
+# %% ../nbs/21_desk.ipynb #9b3647ca
+@patch
+def knobs(self:Desk):
+    "One slider for each symbol of the paper; they count from the next shot on"
+    settings, wide = self.director.settings, W.Layout(width="330px")
+    sliders = dict(phi=W.FloatSlider(value=settings.phi, min=0, max=.5, step=1/24, description="φ", readout_format=".3f", tooltip="phase jump of the clocks at a cut (§4.2)", layout=wide),
+                   budget=W.IntSlider(value=settings.budget, min=1, max=6, description="context", tooltip="frames of the past, B (§4.1)", layout=wide),
+                   window=W.IntSlider(value=settings.window, min=3, max=21, description="window", tooltip="latent frames of this shot that are remembered (§4.2)", layout=wide),
+                   steps=W.IntSlider(value=settings.steps, min=1, max=8, description="steps", tooltip="looks per chunk", layout=wide))
+    for name, slider in sliders.items(): slider.observe(lambda change, name=name: self.guarded(self.turn, name, change["new"]), "value")
+    self.sliders = sliders
+    box = W.Accordion([W.VBox([*sliders.values(), self.button("as published", self.untouched)])], layout=W.Layout(width="360px"))
+    box.set_title(0, "knobs")
+    return box
 
 # %% ../nbs/21_desk.ipynb #2185aac7
 @patch

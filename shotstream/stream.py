@@ -16,7 +16,7 @@ from .context import RULES, context_counts, context_frames, shot_frames
 from .core import first_shot_table, next_shot_table
 from .student import film_chunks, open_shot, student_sigmas, student_steps
 
-# %% ../nbs/19_stream.ipynb #8914d038
+# %% ../nbs/19_stream.ipynb #1c8bd915
 @dataclass
 class Still:
     "What is kept of a shot"
@@ -26,6 +26,7 @@ class Still:
     latents:dict       # Frame number -> (z, h, w), encoded as a still
     video:Tensor|None=None # (f, h, w, 3) all of it, if films are kept
 
+# %% ../nbs/19_stream.ipynb #2e76903d
 class History:
     "Stills of the last shots, only those that a later shot may look back at (§4.1)"
     def __init__(self,
@@ -43,42 +44,49 @@ class History:
         pinned = {f for shot, f in self.pinned if shot == self.count and f < frames}
         return sorted(pinned | {f for c in counts for f in shot_frames(0, frames, c, self.rule)})
 
-    def add(self,
-        video:Tensor, # (f, h, w, 3)
-        text:Tensor,  # (l, d)
-    ):
-        "A shot is over: encode the stills that will be wanted and are not yet, forget the rest"
-        still, wanted = Still(self.count, len(video), text, self.early, video), self.wanted(len(video))
-        for f in wanted: self.latent(still, f)
-        still.latents, self.early = {f: still.latents[f] for f in wanted}, {}
-        still.video = video.cpu() if self.films else None
-        shots, pinned = [*self.shots, still], {shot for shot, _ in self.pinned}
-        self.shots = [s for s in shots if s.number > self.count-self.budget or s.number in pinned]
-        self.count += 1
+# %% ../nbs/19_stream.ipynb #6e32df48
+@patch
+def add(self:History,
+    video:Tensor, # (f, h, w, 3)
+    text:Tensor,  # (l, d)
+):
+    "A shot is over: encode the stills that will be wanted and are not yet, forget the rest"
+    still, wanted = Still(self.count, len(video), text, self.early, video), self.wanted(len(video))
+    for f in wanted: self.latent(still, f)
+    still.latents, self.early = {f: still.latents[f] for f in wanted}, {}
+    still.video = video.cpu() if self.films else None
+    shots, pinned = [*self.shots, still], {shot for shot, _ in self.pinned}
+    self.shots = [s for s in shots if s.number > self.count-self.budget or s.number in pinned]
+    self.count += 1
 
-    def glimpse(self,
-        wanted:list,  # From `wanted`, for the length that the running shot will have if nobody cuts it
-        start:int,    # Number of the first of these frames
-        video:Tensor, # (f, h, w, 3) what was just handed over
-    ):
-        "Encode at once what will be looked back at, so that the end of a shot is no pause"
-        for f in wanted:
-            if start <= f < start+len(video): self.early[f] = self.encode(video[[f-start]])[0, 0]
+# %% ../nbs/19_stream.ipynb #fac107d5
+@patch
+def glimpse(self:History,
+    wanted:list,  # From `wanted`, for the length that the running shot will have if nobody cuts it
+    start:int,    # Number of the first of these frames
+    video:Tensor, # (f, h, w, 3) what was just handed over
+):
+    "Encode at once what will be looked back at, so that the end of a shot is no pause"
+    for f in wanted:
+        if start <= f < start+len(video): self.early[f] = self.encode(video[[f-start]])[0, 0]
 
-    def latent(self, still, frame):
-        "One frame of a shot, encoded now if nobody wanted it before; always alone, so that its latent does not depend on company"
-        if frame not in still.latents:
-            if still.video is None: raise ValueError(f"frame {frame} of shot {still.number} was not kept; with keep_films=True a stream keeps all")
-            still.latents[frame] = self.encode(still.video[[frame]])[0, 0]
-        return still.latents[frame]
+# %% ../nbs/19_stream.ipynb #5445081c
+@patch
+def latent(self:History, still, frame):
+    "One frame of a shot, encoded now if nobody wanted it before; always alone, so that its latent does not depend on company"
+    if frame not in still.latents:
+        if still.video is None: raise ValueError(f"frame {frame} of shot {still.number} was not kept; with keep_films=True a stream keeps all")
+        still.latents[frame] = self.encode(still.video[[frame]])[0, 0]
+    return still.latents[frame]
 
-    def context(self):
-        "(1, budget, z, h, w) latents, the shot of each, which caption each reads, and the captions (1, s, l, d)"
-        at = {s.number: i for i, s in enumerate(self.shots)}
-        pinned = [(at[shot], f) for shot, f in self.pinned if shot in at and f < self.shots[at[shot]].frames]
-        picks = context_frames([(0, s.frames) for s in self.shots], self.budget, self.rule, pinned)
-        latents = torch.stack([self.latent(self.shots[i], f) for i, f in picks])[None]
-        return latents, [self.shots[i].number for i, _ in picks], [i for i, _ in picks], torch.stack([s.text for s in self.shots])[None]
+@patch
+def context(self:History):
+    "(1, budget, z, h, w) latents, the shot of each, which caption each reads, and the captions (1, s, l, d)"
+    at = {s.number: i for i, s in enumerate(self.shots)}
+    pinned = [(at[shot], f) for shot, f in self.pinned if shot in at and f < self.shots[at[shot]].frames]
+    picks = context_frames([(0, s.frames) for s in self.shots], self.budget, self.rule, pinned)
+    latents = torch.stack([self.latent(self.shots[i], f) for i, f in picks])[None]
+    return latents, [self.shots[i].number for i, _ in picks], [i for i, _ in picks], torch.stack([s.text for s in self.shots])[None]
 
 # %% ../nbs/19_stream.ipynb #341345cf
 @dataclass(frozen=True)
