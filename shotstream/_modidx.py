@@ -66,6 +66,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'shotstream.cli': { 'shotstream.cli._bench_arguments': ('backstage/cli.html#_bench_arguments', 'shotstream/cli.py'),
                                 'shotstream.cli._can_write': ('backstage/cli.html#_can_write', 'shotstream/cli.py'),
                                 'shotstream.cli._check_device': ('backstage/cli.html#_check_device', 'shotstream/cli.py'),
+                                'shotstream.cli._check_steps': ('backstage/cli.html#_check_steps', 'shotstream/cli.py'),
                                 'shotstream.cli._convert_arguments': ('backstage/cli.html#_convert_arguments', 'shotstream/cli.py'),
                                 'shotstream.cli._exam_arguments': ('backstage/cli.html#_exam_arguments', 'shotstream/cli.py'),
                                 'shotstream.cli._folder': ('backstage/cli.html#_folder', 'shotstream/cli.py'),

@@ -10,13 +10,18 @@ __all__ = ['story', 'samples', 'words', 'train', 'train_student', 'exam', 'exam_
 import argparse, os, sys, time
 from pathlib import Path
 
-# %% ../nbs/backstage/cli.ipynb #e542363f
+# %% ../nbs/backstage/cli.ipynb #e45a0cfe
 def _folder(): return Path("data_samples/stories")
 
-def _check_device(name):
+def _check_steps(args):
+    if args.steps is None: return
+    if not args.teacher: raise ValueError("--steps is the teacher's number of network calls: add --teacher; the student always takes four")
+    if args.steps < 1: raise ValueError(f"--steps: at least 1, got {args.steps}")
+
+def _check_device(name, instead="--device cpu"):
     import torch
     if not (name == "cpu" or name == "cuda" or name.startswith("cuda:")): raise ValueError(f"--device: cpu or cuda, got {name}")
-    if name != "cpu" and not torch.cuda.is_available(): raise ValueError(f"--device {name}: this machine has no CUDA device, use --device cpu")
+    if name != "cpu" and not torch.cuda.is_available(): raise ValueError(f"--device {name}: this machine has no CUDA device, use {instead}")
 
 def _can_write(path):
     "Before any work is done, not after it"
@@ -27,8 +32,7 @@ def _can_write(path):
 
 def story(args):
     "Film a story file"
-    if args.steps is not None and not args.teacher: raise ValueError("--steps is the teacher's number of network calls: add --teacher; the student always takes four")
-    if args.steps is not None and args.steps < 1: raise ValueError(f"--steps: at least 1, got {args.steps}")
+    _check_steps(args)
     if args.seed is not None and not 0 <= args.seed < 2**32: raise ValueError(f"--seed: 0 to {2**32-1}, got {args.seed}")
     if Path(args.output).suffix != ".mp4": raise ValueError(f"-o: the film's name ends in .mp4, got {args.output}")
     from shotstream.story import FPS, load_script, write_video
@@ -102,7 +106,7 @@ def train_student(args, minutes):
         critic = torch.load(state, weights_only=True)["models"]["critic"] if state.exists() else None
         distill.train_stage2(args.folder, start("stage1"), *models, judge, critic_start=critic, **minutes)
 
-# %% ../nbs/backstage/cli.ipynb #233f4b5a
+# %% ../nbs/backstage/cli.ipynb #4552f423
 def exam(args):
     "Examine teacher or student"
     import torch
@@ -110,7 +114,7 @@ def exam(args):
     from shotstream.metrics import Judge
     from shotstream.pipeline import ASSETS, ShotStreamPipeline
     if args.n < 16: raise ValueError(f"-n: at least 16 shots, got {args.n}")
-    if args.steps is not None and not args.teacher: raise ValueError("--steps is the teacher's number of network calls: add --teacher; the student always takes four")
+    _check_steps(args)
     torch.set_num_threads(1)
     pipe, judge = ShotStreamPipeline.from_pretrained(args.model), Judge.from_pretrained(ASSETS/"judge").float().eval()
     print(f"{args.n} unseen stories of five shots" if args.films else f"{args.n} unseen shots, filmed with their own past, with none, and with another story's", flush=True)
@@ -148,7 +152,7 @@ def convert(args):
     target = wan.convert(args.source, args.target, to=args.to, base=args.base, part=args.part, scale=args.scale, head_dim=args.head_dim, overwrite=args.overwrite)
     print(f"{target}\n{wan.read_checkpoint(target)}")
 
-# %% ../nbs/backstage/cli.ipynb #ed37e294
+# %% ../nbs/backstage/cli.ipynb #b7a82eff
 def bench(args):
     "Measure speed"
     import json
@@ -177,7 +181,7 @@ def gpu_bench(args):
     from shotstream.plan import random_pipeline
     cpu, shots = args.device == "cpu", 20 if args.shots is None else args.shots
     if shots < 1: raise ValueError(f"--shots: at least 1, got {shots}")
-    if not cpu and not torch.cuda.is_available(): raise ValueError(f"--device {args.device}: this machine has no CUDA device, use --device cpu --model tiny")
+    _check_device(args.device, "--device cpu --model tiny")
     if cpu: torch.set_num_threads(1)
     if args.model in ("random", "tiny"): pipe = random_pipeline(args.model == "tiny", args.device)
     else: pipe = ShotStreamPipeline.from_pretrained(args.model, torch.float32 if cpu else torch.bfloat16).to(args.device)

@@ -23,13 +23,13 @@ from .story import FPS, Script, ShotPrompt, contact_sheet, save_script, write_vi
 from .stream import Frames, History, Order, Settings, Still, Stream
 from .video import write_whole
 
-# %% ../nbs/20_director.ipynb #f7a15511
+# %% ../nbs/20_director.ipynb #7e668bb2
 @dataclass
 class Wish(Order):
     "A shot that somebody wants to see"
     keep:int|None=None   # End it after so many latents, as it was cut before
     again:bool=False     # Part of a rewriting?
-    caption:str|None=None # Of the story; by default the director's when it is filmed
+    caption:str=""       # Of the story, when this was asked for
     settings:Settings=Settings() # How it shall be filmed
 
 @dataclass(eq=False)
@@ -424,7 +424,7 @@ def _stamp(self:Director):
     path = self.folder and self.folder/"context.safetensors"
     return path.stat().st_mtime_ns if path and path.exists() else None
 
-# %% ../nbs/20_director.ipynb #30252c32
+# %% ../nbs/20_director.ipynb #2f041a58
 @patch
 def _open(self:Director):
     if self.closed: raise RuntimeError("this director is closed")
@@ -436,7 +436,7 @@ def _check(self:Director, wish):
     whole = lambda x: isinstance(x, int) and not isinstance(x, bool)
     if not whole(wish.latents) or not 1 <= wish.latents <= 21: raise ValueError(f"a shot has 1 to 21 latent frames (1 to 81 frames of film), got {wish.latents!r}")
     if wish.seed is not None and not (whole(wish.seed) and 0 <= wish.seed < 2**63): raise ValueError(f"a seed is a whole number from 0, got {wish.seed!r}")
-    self.pipe.check(self.caption if wish.caption is None else wish.caption, wish.prompt)
+    self.pipe.check(wish.caption, wish.prompt)
 
 @patch
 def _wake(self:Director):
@@ -590,7 +590,7 @@ def _still(self:Director, k, take):
         take.still = history.shots[0]
     return take.still
 
-# %% ../nbs/20_director.ipynb #4f1b1de9
+# %% ../nbs/20_director.ipynb #62643d07
 @patch
 def _film(self:Director):
     "One latent of the running shot, or the first one of the next"
@@ -600,7 +600,7 @@ def _film(self:Director):
         elif self.queue:
             past = [*self.shots, *map(self._result, self.reels)]
             wish, k = self.queue.popleft(), len(past)
-            reel = Reel(wish, k, self.caption if wish.caption is None else wish.caption, 1000*self.seed + k if wish.seed is None else wish.seed)
+            reel = Reel(wish, k, wish.caption, 1000*self.seed + k if wish.seed is None else wish.seed)
             self.reels.append(reel)
         else: return
     start = time.perf_counter()

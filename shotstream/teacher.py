@@ -14,15 +14,14 @@ from .core import FrameTable
 from .flow import add_noise, euler, guided, schedule, velocity
 from .transformer import ShotTransformer
 
-# %% ../nbs/12_teacher.ipynb #0171dd16
+# %% ../nbs/12_teacher.ipynb #ed5364db
 def toy_transformer(
     latent_channels:int=32, # Channels of the codec
     text_dim:int=96,        # Features of the text encoder
-    prediction_type:str="v_prediction", # See `ShotTransformer`
 )->ShotTransformer:
     "The toy world's transformer: 1.3B's class, 600 times smaller"
     return ShotTransformer(num_attention_heads=5, attention_head_dim=32, in_channels=latent_channels, out_channels=latent_channels,
-                           text_dim=text_dim, freq_dim=64, ffn_dim=480, num_layers=6, prediction_type=prediction_type)
+                           text_dim=text_dim, freq_dim=64, ffn_dim=480, num_layers=6, prediction_type="v_prediction")
 
 # %% ../nbs/12_teacher.ipynb #08e55264
 def join_context(
