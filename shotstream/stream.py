@@ -113,7 +113,7 @@ class Settings:
         if unknown := changes.keys() - asdict(self).keys(): raise ValueError(f"unknown setting {sorted(unknown)[0]!r}; there are {', '.join(asdict(self))}")
         return replace(self, **changes)
 
-# %% ../nbs/19_stream.ipynb #c6cad29b
+# %% ../nbs/19_stream.ipynb #fe573724
 @dataclass
 class Frames:
     "What a stream hands over"
@@ -143,6 +143,8 @@ class Stream:
         self.pipe, self.caption, self.seed, self.size, self.preview = pipe, caption, seed, size, preview
         self.history, self.settings, self.memory = History(pipe.encode, films=keep_films), Settings(), None
         self.queue, self.running, self.cutting, self.ready, self.seen = deque(), None, False, None, []
+        self.road = torch.cuda.Stream(pipe.device) if pipe.device.type == "cuda" else None    # frames leave a GPU on it
+        self.lag = int(self.road is not None and preview is None)                             # so many latents may be on the road
         self.change(**settings)
 
 # %% ../nbs/19_stream.ipynb #c68d120e
@@ -177,7 +179,7 @@ def cut(self:Stream):
     self.queue.clear()
     self.cutting = self.running is not None
 
-# %% ../nbs/19_stream.ipynb #c4c2061d
+# %% ../nbs/19_stream.ipynb #77b41db7
 @patch
 def __iter__(self:Stream): return self
 
@@ -207,20 +209,36 @@ def film(self:Stream, order): # Yields `Frames`
     shot = replace(shot, caption=torch.zeros_like(shot.caption))
     words, sigmas = pipe.transformer.read(self.text[:, None]), student_sigmas(pipe.config.shift, student_steps(settings.steps))
     generator = torch.Generator().manual_seed(1000*self.seed + k if order.seed is None else order.seed)
-    decode, latent, self.history.early = VideoStream(pipe.vae), 0, {}
+    decode, latent, travelling, self.history.early = VideoStream(pipe.vae), 0, deque(), {}
     wanted = self.history.wanted(1 + 4*(order.latents-1))
     for chunk in film_chunks(pipe.transformer, self.memory, shot, words, pipe.latent_shape(self.size), sigmas, generator, settings.phi):
         for z in chunk.split(1, 1):
             if self.preview: yield Frames(k, latent, self.preview(z.transpose(1, 2), latent == 0), draft=True)
-            yield self.hand_over(k, latent, decode(z.transpose(1, 2).to(pipe.vae.dtype)))
-            self.history.glimpse(wanted, max(0, 4*latent-3), self.pixels)        # while somebody looks at the frames
+            travelling.append(made := self.send(k, latent, decode(z.transpose(1, 2).to(pipe.vae.dtype))))
+            if len(travelling) > self.lag: yield self.hand_over(*travelling.popleft())
+            self.history.glimpse(wanted, max(0, 4*latent-3), made[1])            # while somebody looks at the frames
             latent += 1
+    while travelling: yield self.hand_over(*travelling.popleft())
 
 @patch
-def hand_over(self:Stream, shot, latent, video):
+def send(self:Stream, shot, latent, video): # `Frames` on their way, the pixels that become context, and what to wait for
     "Frames for people; and for the next shot's context, in bytes like them or unrounded, as published"
-    frames = Frames(shot, latent, to_uint8(video)[0].cpu())
-    self.pixels = frames.video if self.pipe.config.context_pixels == "uint8" else video[0].permute(1, 2, 3, 0).clamp(-1, 1)
+    frames, landed = to_uint8(video)[0], None
+    pixels = frames if self.pipe.config.context_pixels == "uint8" else video[0].permute(1, 2, 3, 0).clamp(-1, 1)
+    if self.road:
+        self.road.wait_stream(torch.cuda.current_stream(frames.device))          # they must exist before they travel
+        frames.record_stream(self.road)                                          # and stay where they are until they have
+        with torch.cuda.stream(self.road): frames = frames.to("cpu", non_blocking=True)
+        landed = self.road.record_event()
+    return Frames(shot, latent, frames.cpu()), pixels, landed
+
+@patch
+def hand_over(self:Stream, frames, pixels, landed)->Frames:
+    "Wait for frames, if they are still on the road"
+    if landed:
+        landed.synchronize()
+        frames.video = frames.video.clone()          # out of pinned memory, which the next frames want
+    self.pixels = pixels
     return frames
 
 # %% ../nbs/19_stream.ipynb #925f257c
