@@ -32,7 +32,7 @@ def memory_mib(): # Largest so far, of this process
     "Host memory"
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(1024 if platform.system() == "Linux" else 2**20)
 
-# %% ../nbs/backstage/bench.ipynb #80837dd8
+# %% ../nbs/backstage/bench.ipynb #70e76400
 def time_shot(stream, prompt, latents):
     "Film one shot; what it took"
     with counted(stream.pipe.transformer) as seen:
@@ -52,7 +52,7 @@ def time_teacher(pipe, caption, prompt, latents, steps, guidance=5.):
     with counted(pipe.teacher) as seen:
         start = time.perf_counter()
         text = pipe.caption_features(caption, prompt)[:, None]
-        pipe.decode(sample_shot(pipe.teacher, context, table, text, steps, guidance, 1.))
+        pipe.decode(sample_shot(pipe.teacher, context, table, text, steps, guidance, 1., guide_above=0.))
         seconds = time.perf_counter() - start
     return dict(seconds=seconds, passed_frames=seen["frames"], transformer=seen["seconds"])
 

@@ -149,8 +149,8 @@ def stage_report(
     by_chunk = lambda name: [dict(k=k+1, kv=next(s[3] for s in stages if s[:2] == (name, k)), **pick(name, k)) for k in sorted({s[1] for s in stages if s[0] == name})]
     return dict(text=pick("text"), ctx_prefill=pick("context"), denoise=by_chunk("look"), clean=by_chunk("commit"), vae_latent=pick("decode"), encode=pick("encode"))
 
-# %% ../nbs/backstage/bench_gpu.ipynb #af61ae7a
-OPTIONS = dict(fp8=fp8_linears, compile=lambda transformer: transformer.compile_blocks())
+# %% ../nbs/backstage/bench_gpu.ipynb #a9d6b6d9
+OPTIONS = {"fp8": fp8_linears, "compile": lambda transformer: transformer.compile_blocks(), "fp8+compile": lambda transformer: fp8_linears(transformer).compile_blocks()}
 
 def compare(
     pipe, size, latents:int=21, rounds:int=5,
@@ -166,7 +166,7 @@ def compare(
     def student(model, memory): return torch.cat(list(film_shot(model, memory, context, table, text, student_sigmas(pipe.config.shift), torch.Generator().manual_seed(1))), 1)
     memory, none, slow = pipe.new_memory(size), NoMemory(m), pipe.teacher or m
     ways = dict(cached=(attention, lambda: student(m, memory)), recompute=(None, lambda: student(none, none)),
-                teacher=(attention, lambda: sample_shot(slow, context, table, text, timed_steps, 5., 1., pipe.config.shift, torch.Generator().manual_seed(1))))
+                teacher=(attention, lambda: sample_shot(slow, context, table, text, timed_steps, 5., 1., 0., pipe.config.shift, torch.Generator().manual_seed(1))))
     for name in options:
         changed = OPTIONS[name](deepcopy(m))
         changed.attention = attention

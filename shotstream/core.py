@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-# %% ../nbs/09_core.ipynb #47ebdc12
+# %% ../nbs/09_core.ipynb #691aadc4
 @dataclass
 class FrameTable:
     "One row per latent frame, for a batch of stories: every field is (b, f)"
@@ -32,7 +32,7 @@ class FrameTable:
     def __eq__(self, other): return isinstance(other, FrameTable) and all(torch.equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
     def __getitem__(self, frames):
         "Some of the frames: `table[:6]`, `table[[0, 3]]`, `table[-1]`"
-        if isinstance(frames, int): frames = [frames]
+        if isinstance(frames, int): frames = slice(frames, frames+1 or None)      # a view; a list of numbers would have to travel to a GPU
         return FrameTable(**{f.name: getattr(self, f.name)[:, frames] for f in fields(self)})
     def to(self, device):
         there = torch.device(device).type != "cpu"       # nobody waits on the way there; on the way back the values must have arrived

@@ -166,7 +166,7 @@ def knobs(self:Desk):
     box.set_title(0, "knobs")
     return box
 
-# %% ../nbs/21_desk.ipynb #2185aac7
+# %% ../nbs/21_desk.ipynb #fb3e90da
 @patch
 def order(self:Desk, when):
     "Ask for a shot"
@@ -186,6 +186,8 @@ def stop(self:Desk):
     self.replaying = []
     self.director.stop()
     self.say("stopped")
+
+# %% ../nbs/21_desk.ipynb #8aeb5c08
 @patch
 def undo(self:Desk):
     self.director.undo()
@@ -199,6 +201,8 @@ def switch(self:Desk, change):
     if not self.refreshing and change["new"] not in (None, self.director.name):
         self.director.switch(change["new"])
         self.strip_again()
+
+# %% ../nbs/21_desk.ipynb #4f9f36d5
 @patch
 def turn(self:Desk, name, value):
     self.director.change(**{name: value})
@@ -214,6 +218,8 @@ def pin(self:Desk, i):
     self.director.change(pinned=tuple(pinned - mine if mine else pinned | {(i, len(self.director.shots[i].video)//2)}))
     self.strip_again()
     self.say(f"the middle of shot {i+1} " + ("is let go" if mine else "stays in the context"))
+
+# %% ../nbs/21_desk.ipynb #3ce60bfc
 @patch
 def take_idea(self:Desk, change):
     if change["new"]: self.prompt.value = change["new"]
@@ -229,9 +235,9 @@ def export(self:Desk):
     if not self.director.shots: raise ValueError("nothing to export yet: film a shot first")
     Path("out").mkdir(exist_ok=True)
     for suffix in ("mp4", "gif", "png", "srt", "py"): self.director.export(f"out/story.{suffix}")
-    self.say("saved: out/story.mp4, .gif, .png, .srt and .py")
+    self.say(f"saved in {Path('out').resolve()}: story.mp4, .gif, .png, .srt and .py")
 
-# %% ../nbs/21_desk.ipynb #dbb4eb5c
+# %% ../nbs/21_desk.ipynb #32623e75
 @patch
 def shot_done(self:Desk, index): self.strip_again()
 @patch
@@ -260,7 +266,7 @@ def rewrite(self:Desk, i):
 def branch(self:Desk, i):
     self.director.branch(i)
     self.strip_again()
-    self.say(f"a new branch: the story goes on after shot {i}")
+    self.say(f"a new branch: the story goes on after shot {i}" if i else "a new branch: the story begins anew")
 
 # %% ../nbs/21_desk.ipynb #af4cc535
 @patch

@@ -82,7 +82,7 @@ class Reel:
     def whole(self): return len(self.frames) == self.wanted
     def take(self, latents): return Take(self.caption, self.wish.prompt, self.wish.latents, self.seed, torch.cat([f.video for f in self.frames[:latents]]), self.text, self.wish.settings, early=self.early)
 
-# %% ../nbs/20_director.ipynb #7a22914d
+# %% ../nbs/20_director.ipynb #e76ffc7c
 def save_story(
     folder:Path,
     story:Story,     # Every take with its `still`
@@ -103,6 +103,7 @@ def save_story(
     script = Script(caption, tuple(ShotPrompt(t.prompt, len(t.video)) for t in story.shots), "", seed)
     write_whole(folder/"story.json", lambda p: save_script(script, p))
 
+# %% ../nbs/20_director.ipynb #1c6efe9b
 def load_story(
     folder, device="cpu",
 )->tuple: # `Story`, and a dict of caption, seed, size and settings
@@ -121,7 +122,7 @@ def load_story(
     story = Story({name: tuple(takes[n] for n in ns) for name, ns in about["takes"].items()}, about["name"])
     return story, dict(caption=about["caption"], seed=about["seed"], size=tuple(about["size"]), **about["settings"])
 
-# %% ../nbs/20_director.ipynb #7d985499
+# %% ../nbs/20_director.ipynb #ae8ed901
 def subtitles(
     shots,        # List of `Take`
     fps:int=FPS,
@@ -136,6 +137,7 @@ def subtitles(
         start += len(s.video)
     return "\n".join(parts)
 
+# %% ../nbs/20_director.ipynb #be524890
 def as_python(
     shots,            # List of `Take`
     seed:int=0, size:tuple=(64, 64), # Of the director
@@ -160,7 +162,7 @@ for stream.caption, prompt, latents, kept, seed, settings in [   # kept: a cut s
 film = torch.cat(shots)                # (f, h, w, 3) uint8
 '''
 
-# %% ../nbs/20_director.ipynb #105688d6
+# %% ../nbs/20_director.ipynb #7bcdb585
 KINDS = ("frames", "shot", "error", "idle")
 
 class Director:
@@ -194,7 +196,7 @@ class Director:
             self.caption, self.seed, self.size = about.pop("caption"), about.pop("seed"), about.pop("size")
             self.settings = Settings(**about)
         if self.caption.strip(): pipe.check(self.caption, "")
-        self.stream = Stream(pipe, self.caption, self.seed, self.size, keep_films=True)
+        self.stream = Stream(pipe, self.caption, self.seed, self.size, keep_films=True, **asdict(self.settings))
         self.worker = threading.Thread(target=self._work, name="director", daemon=True)
         self.worker.start()
 
@@ -333,7 +335,7 @@ def redo(self:Director)->bool: # Was there anything?
         self._halt()
         return self._step(self.undone, self.done)
 
-# %% ../nbs/20_director.ipynb #b2f6b7ee
+# %% ../nbs/20_director.ipynb #e2727088
 @patch
 def take(self:Director, timeout:float|None=None)->Frames|None: # `None` if time is up or nothing will come
     "The next frames to show; only with `paced=True`"
@@ -348,6 +350,7 @@ def take(self:Director, timeout:float|None=None)->Frames|None: # `None` if time 
         self._wake()
         return frames
 
+# %% ../nbs/20_director.ipynb #72d55ac3
 @patch
 def on(self:Director, kind:str, function):
     "Call a function from the worker's thread: with new `Frames`, with the number of a finished shot, with an error's text, or with nothing when all is filmed"
@@ -370,7 +373,7 @@ def close(self:Director):
             self._wake()
     if threading.current_thread() is not self.worker: self.worker.join()
 
-# %% ../nbs/20_director.ipynb #c6436542
+# %% ../nbs/20_director.ipynb #4db3c0c4
 @patch
 def save(self:Director, folder):
     "Everything that is finished, all takes: `context.safetensors` to go on with, `story.json` to read and `film.mp4` to watch"
@@ -378,6 +381,7 @@ def save(self:Director, folder):
     if story.shots: write_video(path, torch.cat([t.video for t in story.shots]), scale=6 if self.pipe.is_toy else 1)
     else: path.unlink(missing_ok=True)
 
+# %% ../nbs/20_director.ipynb #c4b22d3a
 @patch(cls_method=True)
 def load(cls:Director, pipe, folder, **kwargs)->"Director": # `kwargs`: folder, ahead, paced
     "The director of a saved story; it goes on as if it had never stopped"
@@ -388,6 +392,7 @@ def load(cls:Director, pipe, folder, **kwargs)->"Director": # `kwargs`: folder, 
         director._wake()
     return director
 
+# %% ../nbs/20_director.ipynb #97f1f91b
 @patch
 def export(self:Director,
     path,         # Ends in .mp4, .gif, .png (a sheet of all shots), .srt (subtitles) or .py (makes the film again)
@@ -408,6 +413,7 @@ def export(self:Director,
     if kind == ".srt": path.write_text(subtitles(shots), encoding="utf-8")
     if kind == ".py": path.write_text(as_python(shots, self.seed, self.size, model), encoding="utf-8")
 
+# %% ../nbs/20_director.ipynb #7a8b23b1
 @patch
 def _save(self:Director, folder):
     with self.saving:
@@ -537,7 +543,7 @@ def _tell(self:Director):
             if kind != "error":
                 with self.lock: self.events.append(("error", f'a function for "{kind}" failed: {type(e).__name__}: {e}'))
 
-# %% ../nbs/20_director.ipynb #a7c0bf19
+# %% ../nbs/20_director.ipynb #999c0431
 @patch
 def _idle(self:Director):
     with self.lock:
@@ -555,6 +561,7 @@ def _autosave(self:Director):
     except Exception as e:
         with self.lock: self.events.append(("error", f"could not save to {self.folder}: {type(e).__name__}: {e}"))
 
+# %% ../nbs/20_director.ipynb #c3d178ae
 @patch
 def _is_placed(self:Director, past, settings):
     if self.placed is None: return False
@@ -580,6 +587,7 @@ def _prepare(self:Director):
     except Exception: self.stream.ready = None      # filming will meet it again, and say so
     self.placed = past, settings
 
+# %% ../nbs/20_director.ipynb #965002ab
 @patch
 @torch.no_grad()
 def _still(self:Director, k, take):
@@ -590,7 +598,7 @@ def _still(self:Director, k, take):
         take.still = history.shots[0]
     return take.still
 
-# %% ../nbs/20_director.ipynb #62643d07
+# %% ../nbs/20_director.ipynb #78fbce3c
 @patch
 def _film(self:Director):
     "One latent of the running shot, or the first one of the next"
@@ -615,7 +623,7 @@ def _film(self:Director):
         self.took.append(time.perf_counter() - start)
     except Exception as e:
         self.placed = None
-        with self.lock: self._failed(reel, f"shot {reel.number} ({reel.wish.prompt!r}): {type(e).__name__}: {e}")
+        with self.lock: self._failed(reel, f"the shot {reel.wish.prompt!r} is lost: {type(e).__name__}: {e}")
         return
     with self.lock:
         if reel not in self.reels: return           # stopped meanwhile: nobody has seen this, nobody will
@@ -624,6 +632,7 @@ def _film(self:Director):
         self.events.append(("frames", frames))
         self._settle()
 
+# %% ../nbs/20_director.ipynb #46422401
 @patch
 def _failed(self:Director, reel, message):
     "Only this shot is lost; a rewriting is given up as a whole"

@@ -65,7 +65,7 @@ def film_paths(
         save_file(dict(context=context.half(), states=states.half(), text=text.half(), **rows), folder/f"{i:05d}.safetensors")
         if rank == 0: print(f"{n*world*(i//world+1)} paths after {(time.time()-start)/60:.1f} min", flush=True)
 
-# %% ../nbs/backstage/distill.ipynb #501e88b6
+# %% ../nbs/backstage/distill.ipynb #2dd13ac3
 def train_ode(
     folder,            # Checkpoints and `ode.safetensors`
     paths,             # Folder of `film_paths`
@@ -78,6 +78,7 @@ def train_ode(
     student, half = ShotTransformer.from_config(teacher.config), quick()
     student.load_state_dict(teacher.state_dict())
     batches = [load_file(p) for p in sorted(Path(paths).glob("*.safetensors"))]
+    if not batches: raise ValueError(f"no paths in {paths}: film some first, `shotstream train paths`")
     rng = random.Random(f"ode {rank} {time.time()}")
     matrices = [p for name, p in student.named_parameters() if p.ndim == 2 and "blocks." in name]
     def step(i):

@@ -48,10 +48,10 @@ def distance(name, a, b): # Number in [0, 1]
     if name in CIRCLES: return abs((d := (a-b)/CIRCLES[name]) - round(d))*2
     return abs(a-b)/(LINES[name][1]-LINES[name][0]) if name in LINES else float(a != b)
 
-# %% ../nbs/backstage/evaluate.ipynb #aad36fb0
-def by_teacher(model, steps=20, guidance=2., history_guidance=2.5): # For `take_exam`
+# %% ../nbs/backstage/evaluate.ipynb #88225ba6
+def by_teacher(model, steps=20, guidance=2., history_guidance=3., guide_above=.6): # For `take_exam`
     "Film with the slow model"
-    return lambda context, table, text, generator: sample_shot(model, context, table, text, steps, guidance, history_guidance, generator=generator)
+    return lambda context, table, text, generator: sample_shot(model, context, table, text, steps, guidance, history_guidance, guide_above, generator=generator)
 
 def by_student(model): # For `take_exam`
     "Film chunk by chunk"

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-# %% ../nbs/06_flow.ipynb #0502005e
+# %% ../nbs/06_flow.ipynb #031993f8
 def _like(sigma, x):
-    "Noise level as a tensor that multiplies `x`: a number, (b,) or (b, f) with the frames in dim 1"
-    sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+    "Noise level as something that multiplies `x`: a number, (b,) or (b, f) with the frames in dim 1"
+    if not torch.is_tensor(sigma): return sigma          # a plain number stays one: nothing has to travel to a GPU
+    sigma = sigma.to(x)
     return sigma.reshape(*sigma.shape, *[1]*(x.ndim - sigma.ndim))
 
 def add_noise(
@@ -99,7 +100,7 @@ def guided(
     "Classifier-free guidance: `v = blank + scale (text - blank)`"
     return v_blank + scale*(v_text - v_blank)
 
-# %% ../nbs/06_flow.ipynb #9d1e05e8
+# %% ../nbs/06_flow.ipynb #97bdb5fe
 def from_v_prediction(
     xt:Tensor, said:Tensor, # (b, f, ...) noisy latents, and the network's v-prediction
     sigma,                  # Noise level: a number, (b,) or (b, f)
@@ -107,4 +108,4 @@ def from_v_prediction(
     "Velocity, from the answer `((1 - sigma) noise - sigma x0)/r` with `r` the length of (1 - sigma, sigma)"
     s = _like(sigma, xt)
     square = s**2 + (1-s)**2
-    return ((2*s - 1)*xt + square.sqrt()*said)/square
+    return ((2*s - 1)*xt + square**.5*said)/square

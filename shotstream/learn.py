@@ -21,7 +21,7 @@ def setup_notebook(
     torch.set_printoptions(precision=3, sci_mode=False, linewidth=110)
     plt.rcParams.update({"figure.dpi": 80, "font.size": 9})
 
-# %% ../nbs/backstage/learn.ipynb #85a28a77
+# %% ../nbs/backstage/learn.ipynb #b89247a4
 def under_test()->bool:
     "Is nbdev running this notebook as a test?"
     return "IN_TEST" in os.environ
@@ -29,10 +29,11 @@ def under_test()->bool:
 def same(a, b, tolerance=1e-5)->bool:
     "Equal, to rounding; works through lists, tuples and tensors"
     if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
-        a, b = torch.as_tensor(a), torch.as_tensor(b)
+        try: a, b = torch.as_tensor(a), torch.as_tensor(b)
+        except (TypeError, ValueError, RuntimeError): return False       # `None`, a text: not numbers at all
         return a.shape == b.shape and bool(torch.allclose(a.double(), b.double(), atol=tolerance))
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)): return len(a) == len(b) and all(same(x, y, tolerance) for x, y in zip(a, b))
-    if isinstance(a, float) or isinstance(b, float): return abs(a-b) <= tolerance
+    if isinstance(a, float) or isinstance(b, float): return all(isinstance(x, (int, float)) for x in (a, b)) and abs(a-b) <= tolerance
     return a == b
 
 def check(
@@ -49,7 +50,7 @@ def check(
             print("🟡 not tried yet")
             return None
         except Exception as e: got = e
-        if not same(got, expected):
+        if isinstance(got, Exception) or not same(got, expected):
             print(f"🔴 {answer.__name__}{case}\n   expected {expected}\n   got      {got!r}")
             if show: show(case, expected, got)
             if under_test(): raise AssertionError(f"{answer.__name__}{case}")

@@ -13,7 +13,7 @@ from .flow import schedule, to_x0
 from .student import SHIFT, student_sigmas
 from .teacher import guided_velocity, join_context
 
-# %% ../nbs/16_ode.ipynb #c49731f5
+# %% ../nbs/16_ode.ipynb #fb398b4f
 @torch.no_grad()
 def trajectory(
     model,            # The teacher
@@ -22,7 +22,7 @@ def trajectory(
     text:Tensor,      # (b, s, l, d)
     sigmas=None,      # Levels at which to keep the state, falling; by default the student's
     steps:int=24,     # Of the teacher, to which these levels are added
-    guidance:float=2., history_guidance:float=2.5, # See `guided_velocity`
+    guidance:float=2., history_guidance:float=3., guide_above:float=.6, # See `guided_velocity`
     generator=None,
     shift:float=SHIFT,# Of the teacher's schedule and the student's levels
 )->Tensor:            # (b, levels + 1, f, z, h, w): states at `sigmas`, then the clean end
@@ -36,7 +36,7 @@ def trajectory(
     states = []
     for a, s in zip(levels, levels[1:]):
         if a in sigmas: states.append(x)
-        x = x + (s-a)*guided_velocity(model, context, x, table.at(a), text, guidance, history_guidance)
+        x = x + (s-a)*guided_velocity(model, context, x, table.at(a), text, guidance, history_guidance, guide_above=guide_above)
     return torch.stack([*states, x], 1)
 
 # %% ../nbs/16_ode.ipynb #aee9f4c8

@@ -67,18 +67,19 @@ class Film:
     @property
     def frames(self): return torch.cat(self.shots)
 
-# %% ../nbs/13_pipeline.ipynb #67db761d
+# %% ../nbs/13_pipeline.ipynb #97114672
 @torch.no_grad()
 def teacher_shots(
     pipe,                # With a teacher
     script:Script, seed:int,
     size:tuple,          # Height and width in pixels
-    steps=None, guidance=None, history_guidance=None, # See `sample_shot`; by default the config's
+    steps=None, guidance=None, history_guidance=None, guide_above=None, # See `sample_shot`; by default the config's
     rule:str="published", budget:int=6,               # See `context_frames`
 ): # Yields (f, h, w, 3) uint8, one shot at a time
     "Film shot after shot with the slow model; each looks back at frames of the earlier ones (§4.1)"
     past, config = [], pipe.config
-    steps, guidance, history_guidance = ((config[name] if value is None else value) for name, value in (("teacher_steps", steps), ("guidance", guidance), ("history_guidance", history_guidance)))
+    asked = dict(teacher_steps=steps, guidance=guidance, history_guidance=history_guidance, guide_above=guide_above)
+    steps, guidance, history_guidance, guide_above = (config[name] if value is None else value for name, value in asked.items())
     text = torch.cat([pipe.caption_features(script.caption, s.caption, k) for k, s in enumerate(script.shots)])[None]
     blank = pipe.features(config.negative_prompt)[None] if config.negative_prompt else None
     for k, shot in enumerate(script.shots):
@@ -90,7 +91,7 @@ def teacher_shots(
         else: # no past: zeros, seen under the first caption (published)
             context = torch.zeros(1, budget, *pipe.latent_shape(size), device=pipe.device)
             table = first_shot_table(latents, budget, pipe.device)
-        z = sample_shot(pipe.teacher, context, table, text, steps, guidance, history_guidance if picks else 1., config.shift, torch.Generator().manual_seed(1000*seed + k),
+        z = sample_shot(pipe.teacher, context, table, text, steps, guidance, history_guidance if picks else 1., guide_above, config.shift, torch.Generator().manual_seed(1000*seed + k),
                         blank=blank, same_time=config.context_time == "target")
         past.append(pipe.decode(z))
         yield past[-1]
@@ -106,12 +107,12 @@ def student_shots(
     for shot in script.shots: stream.next_shot(shot.caption, latents=1 + (shot.frames-1)//4)
     return stream
 
-# %% ../nbs/13_pipeline.ipynb #dbd8df22
-PUBLISHED = dict(shift=8., prompt_style="published", context_pixels="float", context_time="target", guidance=6., history_guidance=1., teacher_steps=50, size=(480, 832),
+# %% ../nbs/13_pipeline.ipynb #53f8c3fe
+PUBLISHED = dict(shift=8., prompt_style="published", context_pixels="float", context_time="target", guidance=6., history_guidance=1., guide_above=0., teacher_steps=50, size=(480, 832),
     negative_prompt="色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，多余的手指，"
                     "画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走")   # Wan's own
 
-# %% ../nbs/13_pipeline.ipynb #753804a4
+# %% ../nbs/13_pipeline.ipynb #27939460
 class ShotStreamPipeline(DiffusionPipeline):
     """Films stories shot by shot: `ShotStreamPipeline.from_pretrained("toy")(story)`.
 
@@ -125,16 +126,16 @@ class ShotStreamPipeline(DiffusionPipeline):
         context_pixels:str="uint8",    # "uint8" or "float": what is encoded again as context, rounded or (published) not
         context_time:str="clean",      # "clean" or "target": the noise level that the teacher is told of its context; "target" is published
         negative_prompt:str="",        # What guidance leads the teacher away from; "" is silence
-        guidance:float=2., history_guidance:float=2.5, teacher_steps:int=20, # How the teacher films if nobody says otherwise
+        guidance:float=2., history_guidance:float=3., guide_above:float=.6, teacher_steps:int=20, # How the teacher films if nobody says otherwise
         size:tuple=(64, 64),           # Height and width of the pictures it was trained on
     ):
         super().__init__()
         for name, value, known in (("prompt_style", prompt_style, ("toy", "published")), ("context_pixels", context_pixels, ("uint8", "float")), ("context_time", context_time, ("clean", "target"))):
             if value not in known: raise ValueError(f"{name} is {known[0]!r} or {known[1]!r}, got {value!r}")
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, transformer=transformer, teacher=teacher)
-        self.was_read, self.text_rests = {}, False         # what a released text encoder has read; does it wait in main memory?
+        self.was_read, self.text_rests, self.text_visits = {}, False, True     # what a released text encoder has read; does it wait in main memory, does it come to read?
         self.register_to_config(shift=shift, prompt_style=prompt_style, context_pixels=context_pixels, context_time=context_time, negative_prompt=negative_prompt,
-                                guidance=guidance, history_guidance=history_guidance, teacher_steps=teacher_steps, size=tuple(size))
+                                guidance=guidance, history_guidance=history_guidance, guide_above=guide_above, teacher_steps=teacher_steps, size=tuple(size))
 
     @classmethod
     def from_pretrained(cls,
@@ -159,7 +160,9 @@ class ShotStreamPipeline(DiffusionPipeline):
         index = json.loads((folder/"model_index.json").read_text()) if (folder/"model_index.json").exists() else {}
         config = {} if name == "ToyVAE" else dict(PUBLISHED)
         config.update((k, index[k]) for k in PUBLISHED if k in index)
-        return cls(vae, text_encoder, AutoTokenizer.from_pretrained(folder/"tokenizer"), transformer, teacher, **config)
+        tokenizer = AutoTokenizer.from_pretrained(folder/"tokenizer")
+        tokenizer.model_max_length = min(tokenizer.model_max_length, 512)      # umT5's own knows no limit; Wan reads 512 tokens
+        return cls(vae, text_encoder, tokenizer, transformer, teacher, **config)
 
     @property
     def device(self):
@@ -202,7 +205,7 @@ def read(self:ShotStreamPipeline,
     if problems: raise StoryError(problems)
     return script
 
-# %% ../nbs/13_pipeline.ipynb #5d09fec8
+# %% ../nbs/13_pipeline.ipynb #2a019fa3
 @patch
 @torch.no_grad()
 def features(self:ShotStreamPipeline, prompt:str)->Tensor: # (1, l, d)
@@ -211,15 +214,19 @@ def features(self:ShotStreamPipeline, prompt:str)->Tensor: # (1, l, d)
         raise ValueError("the text encoder was released and has not read this prompt: load the pipeline again, or give release_text() the whole story")
     if self.text_encoder is None: text = self.was_read[prompt]
     else:
-        if self.text_rests: self.text_encoder.to(self.device)
+        visits = self.text_rests and self.text_visits
+        if visits: self.text_encoder.to(self.device)
         with ONE_AT_A_TIME: text = encode_prompts([prompt], self.tokenizer, self.text_encoder)
-        if self.text_rests: self.text_encoder.to("cpu")
+        if visits: self.text_encoder.to("cpu")
     return text.to(self.device, self.transformer.dtype)
 
 @patch
-def rest_text(self:ShotStreamPipeline, rests:bool=True):
-    "Let the text encoder wait in main memory, and come to the device only to read: umT5-XXL is four times as heavy as the transformer"
-    self.text_rests = rests
+def rest_text(self:ShotStreamPipeline,
+    rests:bool=True,
+    visits:bool=True, # Come to the device to read? Otherwise it reads where it rests: slower, on a device that has no room for it
+):
+    "Let the text encoder wait in main memory: umT5-XXL is four times as heavy as the transformer"
+    self.text_rests, self.text_visits = rests, visits
     self.text_encoder.to("cpu" if rests else self.device)
 
 @patch
@@ -271,7 +278,7 @@ def decode(self:ShotStreamPipeline,
     "One shot's latents -> frames"
     return to_uint8(self.vae.decode(latents.transpose(1, 2).to(self.vae.dtype)).sample)[0].cpu()
 
-# %% ../nbs/13_pipeline.ipynb #1297f4fd
+# %% ../nbs/13_pipeline.ipynb #94997be8
 @patch
 def stream(self:ShotStreamPipeline,
     caption:str="",            # Of the whole story
@@ -288,7 +295,7 @@ def __call__(self:ShotStreamPipeline,
     story,               # A `Script`, the path of a story file, or its content
     seed:int|None=None,  # Instead of the story's
     teacher:bool=False,  # Film with the slow model?
-    guidance=None, history_guidance=None, # How strictly the teacher follows captions, and the past; 1 is plain; by default the config's
+    guidance=None, history_guidance=None, guide_above=None, # How strictly the teacher follows captions, and the past (1 is plain), and down to which noise level; by default the config's
     progress:bool=False, # Show a bar?
     size=None,           # Height and width in pixels; by default the config's
     **settings,          # See `Settings`; of these the teacher takes `rule`, `budget` and `steps` (by default the config's)
@@ -298,7 +305,7 @@ def __call__(self:ShotStreamPipeline,
     if teacher and self.teacher is None: raise ValueError("this pipeline has no teacher; the toy's has one: from_pretrained('toy')")
     seed = script.seed if seed is None else seed
     size = tuple(size or self.config.size)
-    if teacher: parts = enumerate(teacher_shots(self, script, seed, size, guidance=guidance, history_guidance=history_guidance, **settings))
+    if teacher: parts = enumerate(teacher_shots(self, script, seed, size, guidance=guidance, history_guidance=history_guidance, guide_above=guide_above, **settings))
     else: parts = ((f.shot, f.video) for f in student_shots(self, script, seed, size, **settings))
     shots, ends, first, start = [[] for _ in script.shots], [0.]*len(script.shots), 0., time.perf_counter()
     with tqdm(total=sum(s.frames for s in script.shots), unit="frame", disable=not progress) as bar:

@@ -31,7 +31,7 @@ def rollout(
     memory = Memory(len(model.blocks), window)
     return torch.cat(list(film_shot(model, memory, context, table, text, sigmas, generator, stop=stop, detach=detach)), 1)
 
-# %% ../nbs/18_rollout.ipynb #22ce1319
+# %% ../nbs/18_rollout.ipynb #fc37e5e3
 @torch.no_grad()
 def score_x0(
     model,                    # Teacher or critic
@@ -41,24 +41,24 @@ def score_x0(
     text:Tensor,              # (b, s, l, d)
     sigma,                    # Noise level: a number or (b,)
     noise:Tensor,             # Like `x0`
-    guidance:float=1., history_guidance:float=1., # See `guided_velocity`; 1: no second question
+    guidance:float=1., history_guidance:float=1., guide_above:float=0., # See `guided_velocity`; 1: no second question
 )->Tensor:                    # (b, f, z, h, w)
     "Make the student's film noisy, and ask a score model where it ends"
     x = add_noise(x0, noise, sigma)
-    return to_x0(x, guided_velocity(model, context, x, table.at(sigma), text, guidance, history_guidance), sigma)
+    return to_x0(x, guided_velocity(model, context, x, table.at(sigma), text, guidance, history_guidance, guide_above=guide_above), sigma)
 
 def student_loss(
     student, teacher, critic, # Who learns, who knows films, who knows the student's films
     context:Tensor, table:FrameTable, text:Tensor, # As in `rollout`
     sigma:Tensor,             # (b,) noise level at which films are compared
     stop:int,                 # Look that learns
-    guidance:float=2., history_guidance:float=2.5, # Of the teacher
+    guidance:float=2., history_guidance:float=3., guide_above:float=.6, # Of the teacher
     detach:bool=True,
 )->tuple:                     # (b,) loss, and the film (b, f, z, h, w)
     "One step of distribution matching on the student's own film (§4.2)"
     x0 = rollout(student, context, table, text, stop, detach)
     noise = torch.randn_like(x0)
-    real = score_x0(teacher, context, x0.detach(), table, text, sigma, noise, guidance, history_guidance)
+    real = score_x0(teacher, context, x0.detach(), table, text, sigma, noise, guidance, history_guidance, guide_above)
     fake = score_x0(critic, context, x0.detach(), table, text, sigma, noise)
     return dmd_loss(x0, dmd_gradient(x0.detach(), real, fake)), x0.detach()
 

@@ -59,7 +59,7 @@ def add(self:History,
     self.shots = [s for s in shots if s.number > self.count-self.budget or s.number in pinned]
     self.count += 1
 
-# %% ../nbs/19_stream.ipynb #fac107d5
+# %% ../nbs/19_stream.ipynb #4ffed64d
 @patch
 def glimpse(self:History,
     wanted:list,  # From `wanted`, for the length that the running shot will have if nobody cuts it
@@ -68,15 +68,15 @@ def glimpse(self:History,
 ):
     "Encode at once what will be looked back at, so that the end of a shot is no pause"
     for f in wanted:
-        if start <= f < start+len(video): self.early[f] = self.encode(video[[f-start]])[0, 0]
+        if start <= f < start+len(video): self.early[f] = self.encode(video[f-start:f-start+1])[0, 0]
 
-# %% ../nbs/19_stream.ipynb #5445081c
+# %% ../nbs/19_stream.ipynb #75a38fa8
 @patch
 def latent(self:History, still, frame):
     "One frame of a shot, encoded now if nobody wanted it before; always alone, so that its latent does not depend on company"
     if frame not in still.latents:
         if still.video is None: raise ValueError(f"frame {frame} of shot {still.number} was not kept; with keep_films=True a stream keeps all")
-        still.latents[frame] = self.encode(still.video[[frame]])[0, 0]
+        still.latents[frame] = self.encode(still.video[frame:frame+1])[0, 0]
     return still.latents[frame]
 
 @patch
@@ -147,7 +147,7 @@ class Stream:
         self.lag = int(self.road is not None and preview is None)                             # so many latents may be on the road
         self.change(**settings)
 
-# %% ../nbs/19_stream.ipynb #c68d120e
+# %% ../nbs/19_stream.ipynb #b7c581aa
 @patch
 def change(self:Stream, **settings):
     "Other `Settings`, from the next shot on"
@@ -156,6 +156,7 @@ def change(self:Stream, **settings):
         raise ValueError("other frames of the past would be needed than were kept: open the stream with keep_films=True to change rule, budget or pinned in the middle of a story")
     if new != old: self.ready = None
     if self.memory is None or (old.budget, old.window, old.sink) != (new.budget, new.window, new.sink):
+        self.memory = None                                   # two do not fit a small card
         self.memory = self.pipe.new_memory(self.size, new.budget, new.window, new.sink)
     self.settings, past.rule, past.budget, past.pinned = new, new.rule, new.budget, new.pinned
 
@@ -179,7 +180,7 @@ def cut(self:Stream):
     self.queue.clear()
     self.cutting = self.running is not None
 
-# %% ../nbs/19_stream.ipynb #77b41db7
+# %% ../nbs/19_stream.ipynb #eba7649e
 @patch
 def __iter__(self:Stream): return self
 
@@ -215,10 +216,10 @@ def film(self:Stream, order): # Yields `Frames`
         for z in chunk.split(1, 1):
             if self.preview: yield Frames(k, latent, self.preview(z.transpose(1, 2), latent == 0), draft=True)
             travelling.append(made := self.send(k, latent, decode(z.transpose(1, 2).to(pipe.vae.dtype))))
-            if len(travelling) > self.lag: yield self.hand_over(*travelling.popleft())
+            if len(travelling) > self.lag or latent == 0: yield self.hand_over(*travelling.popleft())   # somebody waits for the first
             self.history.glimpse(wanted, max(0, 4*latent-3), made[1])            # while somebody looks at the frames
             latent += 1
-    while travelling: yield self.hand_over(*travelling.popleft())
+        while travelling: yield self.hand_over(*travelling.popleft())            # before the long looks at the next chunk
 
 @patch
 def send(self:Stream, shot, latent, video): # `Frames` on their way, the pixels that become context, and what to wait for

@@ -83,32 +83,35 @@ def without_past(
     caption = torch.where(who & ~table.target, table.caption[:, c:c+1], table.caption)
     return context*~who[..., None, None, None], replace(table, shot=shot, caption=caption)
 
-# %% ../nbs/12_teacher.ipynb #4fd6a8db
+# %% ../nbs/12_teacher.ipynb #3bdd9283
 def guided_velocity(
     model:ShotTransformer,
     context:Tensor, target:Tensor, table:FrameTable, text:Tensor, # As in `teacher_velocity`
     guidance:float=2.,         # g: how strictly the caption is followed; 1 is plain
     history_guidance:float=1., # h: how strictly the past is followed; 1 is plain
     blank:Tensor|None=None,    # (1, 1, l, d) caption to be guided away from; by default silence
+    guide_above:float=0.,      # Frames with less noise than this are not guided
 )->Tensor:                     # (b, f, z, h, w) velocity of the target
     "Caption and past, each followed a little further than the model would by itself"
     v = teacher_velocity(model, context, target, table, text)
+    noisy = (table.sigma[:, context.shape[1]:] > guide_above).to(v)[..., None, None, None] if guide_above else torch.ones(())
+    if not noisy.any(): return v
     silent = alone = v
     if guidance != 1: silent = teacher_velocity(model, context, target, table, torch.zeros_like(text) if blank is None else blank.expand_as(text))
     if history_guidance != 1:
         nothing, first = without_past(context, table)
         alone = teacher_velocity(model, nothing, target, first, text)
-    return guided(v, silent, guidance) + guided(v, alone, history_guidance) - v
+    return guided(v, silent, 1 + (guidance-1)*noisy) + guided(v, alone, 1 + (history_guidance-1)*noisy) - v
 
-# %% ../nbs/12_teacher.ipynb #a208d430
+# %% ../nbs/12_teacher.ipynb #d2882828
 @torch.no_grad()
 def sample_shot(
     model:ShotTransformer,
     context:Tensor,     # (b, c, z, h, w) clean latents of earlier shots; zeros for a first shot
     table:FrameTable,   # (b, c+f)
     text:Tensor,        # (b, s, l, d)
-    steps:int=20,       # Network calls (twice as many with guidance, thrice with both kinds)
-    guidance:float=2., history_guidance:float=2.5, # See `guided_velocity`
+    steps:int=20,       # Looks (where it is guided each is two network calls, three with both kinds)
+    guidance:float=2., history_guidance:float=3., guide_above:float=.6, # See `guided_velocity`
     shift:float=3.,     # Of the noise schedule
     generator=None,     # For the noise
     progress=False,     # Show a bar?
@@ -120,5 +123,5 @@ def sample_shot(
     b, c, z, h, w = context.shape
     f = len(table) - c
     if noise is None: noise = torch.randn(b, f, z, h, w, generator=generator).to(context.device)     # float32, whatever the model has
-    v = lambda x, sigma: guided_velocity(model, context, x, table.at(sigma, everywhere=same_time), text, guidance, history_guidance, blank)
+    v = lambda x, sigma: guided_velocity(model, context, x, table.at(sigma, everywhere=same_time), text, guidance, history_guidance, blank, guide_above)
     return euler(v, noise, schedule(steps, shift), progress)

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['BACKENDS', 'patchify', 'unpatchify', 'frame_times', 'embed_times', 'modulate', 'attend', 'attention_backend',
            'split_heads', 'keys_values', 'self_attention', 'token_mask', 'caption_keys', 'cross_attention',
-           'block_forward', 'block_remember', 'ShotTransformer']
+           'block_forward', 'block_remember', 'Looking', 'ShotTransformer']
 
-# %% ../nbs/10_transformer.ipynb #4a28da5e
+# %% ../nbs/10_transformer.ipynb #824eb676
 from contextlib import nullcontext
-from functools import partial
 import torch
 import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
@@ -192,6 +191,13 @@ def block_remember(
     shift, scale = (block.scale_shift_table + time.float()).unsqueeze(-2)[:, :, :2].unbind(2)
     keys_values(block.attn1, modulate(block.norm1(x.float()), shift, scale).type_as(x), angles, look, key_angles)
 
+# %% ../nbs/10_transformer.ipynb #5fbb4e0e
+class Looking:
+    "A block's door to a memory"
+    def __init__(self, cache, layer): self.cache, self.layer = cache, layer
+    @torch.compiler.disable
+    def __call__(self, k, v): return self.cache.look(self.layer, k, v)
+
 # %% ../nbs/10_transformer.ipynb #6b37a1c8
 class ShotTransformer(WanTransformer3DModel):
     """Wan's video transformer, reading a frame table. Same state dict as `WanTransformer3DModel`, and same output when no table is given.
@@ -241,7 +247,7 @@ class ShotTransformer(WanTransformer3DModel):
         if self.config.prediction_type == "v_prediction": x = from_v_prediction(hidden_states.transpose(1, 2), x.transpose(1, 2), t/1000).transpose(1, 2)
         return Transformer2DModelOutput(sample=x) if return_dict else (x,)
 
-# %% ../nbs/10_transformer.ipynb #620c4d9e
+# %% ../nbs/10_transformer.ipynb #bfbaa792
 @patch
 def through_blocks(self:ShotTransformer,
     x:Tensor,                      # (b, f, n, d) tokens
@@ -252,7 +258,7 @@ def through_blocks(self:ShotTransformer,
     "All blocks, one after the other"
     run = self._gradient_checkpointing_func if torch.is_grad_enabled() and self.gradient_checkpointing else lambda f, *args: f(*args)
     for i, (block, words) in enumerate(zip(self.blocks, text)):
-        look = None if cache is None else partial(cache.look, i)
+        look = None if cache is None else Looking(cache, i)
         if not answer and i == len(self.blocks)-1: return block_remember(block, x, time, angles, look, key_angles)
         watch = cache.watch if cache is not None and cache.watched == i else None
         x = run(self.block_forward, block, x, words, time, caption, angles, mask, look, key_angles, watch)
@@ -260,7 +266,7 @@ def through_blocks(self:ShotTransformer,
 
 @patch
 def compile_blocks(self:ShotTransformer, **options)->ShotTransformer:
-    "One compiled block serves all; `options` as in `torch.compile`"
+    "What happens inside a block, compiled once for all blocks; `options` as in `torch.compile`"
     self.block_forward = torch.compile(type(self).block_forward, **options)
     return self
 

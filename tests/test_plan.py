@@ -91,6 +91,8 @@ def test_text_encoder_at_home_away_or_gone(tiny):
 def test_a_card_needs_room_to_spare(tiny):
     plan = memory_plan(tiny)
     assert plan.fits(plan.total/2**30, reserve=0) and not plan.fits(plan.total/2**30) and plan.fits(plan.total/2**30 + 1)
+    visits, away = memory_plan(tiny, text="visits"), memory_plan(tiny, text="cpu")
+    assert visits.parts == away.parts and visits.host == away.host and visits.total == sum(away.parts.values()) + max(visits.host, *away.working.values())
     assert all(fit == list(CARDS) for _, _, fit in what_fits(tiny, ways=dict(plain={}, shorter=dict(window=6))))
 
 

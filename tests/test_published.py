@@ -1,4 +1,6 @@
 """The public weights' way of filming, written a second time from the formulas: no cache, no stream, one masked pass per look."""
+import json
+
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
@@ -92,6 +94,15 @@ def test_every_look_of_a_five_shot_story(pipe):
         torch.testing.assert_close(b, a, atol=1e-4, rtol=1e-4, msg=lambda m, at=(k, chunk, look): f"shot, chunk, look {at}: {m}")
     for a, b in zip(pipe.films, films, strict=True): torch.testing.assert_close(b, a[0].permute(1, 2, 3, 0), atol=1e-4, rtol=1e-4)
     assert torch.stack([e[3].abs().mean() for e in expected]).min() > .1         # something was compared
+
+
+def test_a_tokenizer_without_a_limit(pipe, tmp_path):
+    "As umT5's own is saved; Wan reads 512 tokens all the same"
+    pipe.save_pretrained(tmp_path)
+    settings = json.loads((file := tmp_path/"tokenizer"/"tokenizer_config.json").read_text())
+    file.write_text(json.dumps(settings | dict(model_max_length=10**30)))
+    again = ShotStreamPipeline.from_pretrained(tmp_path)
+    assert again.caption_features(CAPTION, SHOTS[0][0]).shape == pipe.caption_features(CAPTION, SHOTS[0][0]).shape == (1, 512, again.transformer.config.text_dim)
 
 
 def test_options_travel_with_the_folder(pipe, tmp_path):

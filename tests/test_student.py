@@ -3,17 +3,19 @@ import itertools
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from shotstream import ShotStreamPipeline, distill
 from shotstream.bench import CAPTION, PROMPTS, cpu_suite, summary, time_shot
 from shotstream.cache import Memory, StaticMemory
+from shotstream.cli import main
 from shotstream.codec import to_uint8
 from shotstream.core import next_shot_table, sees_past, stack_stories
 from shotstream.data import LatentCache
 from shotstream.distill import add_lora, load_means, look_of, own_past
 from shotstream.ode import ode_loss
 from shotstream.pipeline import toy_student
+from shotstream.recipes import teacher_models, unshared
 from shotstream.rollout import rollout
 from shotstream.student import SHIFT, film_chunks, film_shot, open_shot, student_sigmas
 from shotstream.teacher import toy_transformer
@@ -170,6 +172,21 @@ def test_every_stage_trains(pipe, tmp_path, monkeypatch):
     for before, after in ((teacher, ode), (ode, one), (one, two)):
         assert set(before) == set(after) and any(not torch.equal(before[k], after[k]) for k in before)
     assert all(torch.equal(v, teacher[k]) for k, v in pipe.teacher.state_dict().items())       # the teacher only teaches
+
+
+def test_what_was_trained_here_can_film(pipe, tmp_path, monkeypatch, capsys):
+    "`train pipeline` takes the teacher with its words, and the last stage of the student; and a stage without the one before says so"
+    monkeypatch.chdir(tmp_path)
+    both, stage1 = teacher_models(pipe.tokenizer), {k: 1.01*v for k, v in pipe.transformer.state_dict().items()}
+    for name, weights in (("teacher", unshared(both.state_dict())), ("ode", pipe.transformer.state_dict()), ("stage1", stage1)):
+        (tmp_path/"runs"/name).mkdir(parents=True)
+        save_file({k: v.contiguous() for k, v in weights.items()}, tmp_path/"runs"/name/f"{name}.safetensors")
+    main(["train", "pipeline"])
+    mine = ShotStreamPipeline.from_pretrained("runs/pipeline")
+    for ours, theirs in ((mine.teacher, both.transformer.state_dict()), (mine.text_encoder, both.text_encoder.state_dict()), (mine.transformer, stage1)):
+        assert all(torch.equal(v, theirs[k]) for k, v in ours.state_dict().items())
+    with pytest.raises(SystemExit): main(["train", "ode"])
+    assert "shotstream train paths" in capsys.readouterr().err
 
 
 def test_sigmas():

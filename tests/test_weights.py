@@ -98,5 +98,10 @@ def test_a_resting_text_encoder_stays():
     pipe.rest_text()
     pipe.to(torch.float64)
     assert pipe.text_encoder.dtype == pipe.transformer.dtype == torch.float64 and pipe.config.text_encoder[0]
+    words = pipe.features("close up: the ball waves.")
     pipe.transformer.to("meta")
     assert pipe.device.type == "meta" and pipe.text_encoder.device.type == "cpu"
+    pipe.rest_text(visits=False)
+    assert pipe.features("close up: the ball waves.").is_meta and pipe.text_encoder.device.type == "cpu"      # read where it rests, sent where it is wanted
+    pipe.transformer.to_empty(device="cpu")
+    assert torch.equal(pipe.features("close up: the ball waves."), words)
