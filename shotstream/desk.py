@@ -237,7 +237,7 @@ def export(self:Desk):
     for suffix in ("mp4", "gif", "png", "srt", "py"): self.director.export(f"out/story.{suffix}")
     self.say(f"saved in {Path('out').resolve()}: story.mp4, .gif, .png, .srt and .py")
 
-# %% ../nbs/21_desk.ipynb #32623e75
+# %% ../nbs/21_desk.ipynb #4c2f9549
 @patch
 def shot_done(self:Desk, index): self.strip_again()
 @patch
@@ -253,9 +253,9 @@ def strip_again(self:Desk):
         return W.VBox([W.Image(value=as_jpeg(take.video[len(take.video)//2], 128), format="jpeg", width=128), W.HBox(buttons)], layout=W.Layout(margin="4px"))
     self.strip.children = [card(i, take) for i, take in enumerate(self.director.shots)]
     self.refreshing = True                               # new options jump to the first one: nobody has chosen that
-    try: self.branches.options, self.branches.value = self.director.takes, self.director.name
+    try: self.branches.options, self.branches.value = self.director.branches, self.director.name
     finally: self.refreshing = False
-    self.branches.layout.display = None if len(self.director.takes) > 1 else "none"
+    self.branches.layout.display = None if len(self.director.branches) > 1 else "none"
 @patch
 def replay(self:Desk, video): self.replaying = list(video)
 @patch
@@ -268,13 +268,13 @@ def branch(self:Desk, i):
     self.strip_again()
     self.say(f"a new branch: the story goes on after shot {i}" if i else "a new branch: the story begins anew")
 
-# %% ../nbs/21_desk.ipynb #af4cc535
+# %% ../nbs/21_desk.ipynb #76e314ec
 @patch
 def play(self:Desk):
     "Show frames at sixteen a second, as long as there are any"
     clock = Metronome()
     while not self.closed:
-        frames = self.director.take(.1)
+        frames = self.director.watch(.1)
         pictures = list(frames.video) if frames else self.replaying[:4]
         if not frames: self.replaying = self.replaying[4:]
         if not pictures:

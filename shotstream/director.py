@@ -51,18 +51,18 @@ class Take:
     def cut(self): return self.kept < self.latents
     def wish(self): return Wish(self.prompt, self.latents, self.seed, self.kept if self.cut else None, True, self.caption, self.settings)
 
-# %% ../nbs/20_director.ipynb #5cbafa43
+# %% ../nbs/20_director.ipynb #d530f5f4
 @dataclass(frozen=True)
 class Story:
-    "All takes of a story, and which one is on the screen; never changed, only replaced"
-    takes:dict       # Name -> tuple of `Take`
+    "All branches of a story, and which one is on the screen; never changed, only replaced"
+    branches:dict    # Name -> tuple of `Take`
     name:str
 
     @property
-    def shots(self): return self.takes[self.name]
-    def having(self, shots, name=None): return Story({**self.takes, name or self.name: tuple(shots)}, name or self.name)
+    def shots(self): return self.branches[self.name]
+    def having(self, shots, name=None): return Story({**self.branches, name or self.name: tuple(shots)}, name or self.name)
 
-# %% ../nbs/20_director.ipynb #d3680b95
+# %% ../nbs/20_director.ipynb #56a999cd
 @dataclass(eq=False)
 class Reel:
     "A shot that is being filmed"
@@ -71,7 +71,7 @@ class Reel:
     caption:str
     seed:int
     frames:list=field(default_factory=list)   # A `Frames` per latent
-    taken:int=0                               # How many of them count as seen
+    seen:int=0                                # How many of them count as seen
     film:object=None                          # The generator that makes them
     text:Tensor|None=None
     early:dict=field(default_factory=dict)    # See `Take`
@@ -82,7 +82,7 @@ class Reel:
     def whole(self): return len(self.frames) == self.wanted
     def take(self, latents): return Take(self.caption, self.wish.prompt, self.wish.latents, self.seed, torch.cat([f.video for f in self.frames[:latents]]), self.text, self.wish.settings, early=self.early)
 
-# %% ../nbs/20_director.ipynb #e76ffc7c
+# %% ../nbs/20_director.ipynb #9a87374b
 def save_story(
     folder:Path,
     story:Story,     # Every take with its `still`
@@ -91,19 +91,19 @@ def save_story(
     "`context.safetensors`, all that is needed to go on, and `story.json`, for people"
     folder.mkdir(parents=True, exist_ok=True)
     tensors, shots, numbers = {}, [], {}
-    for k, take in ((k, t) for ts in story.takes.values() for k, t in enumerate(ts)):
-        if id(take) in numbers: continue                 # two takes of the story may share it
+    for k, take in ((k, t) for ts in story.branches.values() for k, t in enumerate(ts)):
+        if id(take) in numbers: continue                 # two branches may share it
         n = numbers[id(take)] = len(shots)
         shots.append(dict(caption=take.caption, prompt=take.prompt, latents=take.latents, seed=take.seed, settings=asdict(take.settings), number=k))
         tensors |= {f"{n}.video": take.video, f"{n}.text": take.text, **{f"{n}.still.{f}": z for f, z in dict(take.still.latents).items()}}
-    takes = {name: [numbers[id(t)] for t in ts] for name, ts in story.takes.items()}
-    about = dict(caption=caption, seed=seed, size=size, settings=asdict(settings), name=story.name, shots=shots, takes=takes)
+    branches = {name: [numbers[id(t)] for t in ts] for name, ts in story.branches.items()}
+    about = dict(caption=caption, seed=seed, size=size, settings=asdict(settings), name=story.name, shots=shots, branches=branches)
     tensors = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in tensors.items()} or {"empty": torch.zeros(1)}
     write_whole(folder/"context.safetensors", lambda p: save_file(tensors, p, {"director": json.dumps(about)}))
     script = Script(caption, tuple(ShotPrompt(t.prompt, len(t.video)) for t in story.shots), "", seed)
     write_whole(folder/"story.json", lambda p: save_script(script, p))
 
-# %% ../nbs/20_director.ipynb #1c6efe9b
+# %% ../nbs/20_director.ipynb #dcc0a4f1
 def load_story(
     folder, device="cpu",
 )->tuple: # `Story`, and a dict of caption, seed, size and settings
@@ -119,7 +119,7 @@ def load_story(
         latents = {int(k.split(".")[2]): z.to(device) for k, z in tensors.items() if k.startswith(f"{n}.still.")}
         still = Still(s.pop("number"), len(video), text, dict(sorted(latents.items())), video)
         takes.append(Take(**{**s, "settings": Settings(**s["settings"])}, video=video, text=text, still=still))
-    story = Story({name: tuple(takes[n] for n in ns) for name, ns in about["takes"].items()}, about["name"])
+    story = Story({name: tuple(takes[n] for n in ns) for name, ns in about["branches"].items()}, about["name"])
     return story, dict(caption=about["caption"], seed=about["seed"], size=tuple(about["size"]), **about["settings"])
 
 # %% ../nbs/20_director.ipynb #ae8ed901
@@ -162,14 +162,14 @@ for stream.caption, prompt, latents, kept, seed, settings in [   # kept: a cut s
 film = torch.cat(shots)                # (f, h, w, 3) uint8
 '''
 
-# %% ../nbs/20_director.ipynb #7bcdb585
+# %% ../nbs/20_director.ipynb #157163e5
 KINDS = ("frames", "shot", "error", "idle")
 
 class Director:
     """A story being made. One thread films; all methods return at once and may be called from any thread.
 
     `folder`: the story is saved there after every shot, and taken up from there.
-    With `paced=True` a shot is what was taken with `take`, and at most `ahead` + 1 latents wait for that."""
+    With `paced=True` a shot is what was seen with `watch`, and at most `ahead` + 1 latents wait for that."""
     def __init__(self,
         pipe,                    # A `ShotStreamPipeline`
         caption:str="",          # Of the whole story; shots add to it
@@ -182,7 +182,7 @@ class Director:
         self.pipe, self.caption, self.seed, self.size, self.settings = pipe, caption, seed, tuple(size or pipe.config.size), Settings(**settings)
         self.folder, self.ahead, self.paced = folder and Path(folder), ahead, paced
         self.lock, self.saving = threading.Condition(threading.RLock()), threading.Lock()
-        self.story = Story({"take 1": ()}, "take 1")
+        self.story = Story({"branch 1": ()}, "branch 1")
         self.draft, self.base = None, 0                                                # shots while a rewriting is under way, the first `base` as they were
         self.done, self.undone = deque(maxlen=50), deque(maxlen=50)                    # stories to go back and forth to
         self.queue, self.reels, self.events = deque(), [], deque()
@@ -206,7 +206,7 @@ class Director:
         state = f"{len(self.shots)} shots, {len(self.waiting)} prompts waiting{', filming' if self.reels else ''}"
         return f"Director({self.caption!r}, {self.name!r}: {state})"
 
-# %% ../nbs/20_director.ipynb #73a73c9c
+# %% ../nbs/20_director.ipynb #4f8ab3af
 @patch(as_prop=True)
 def shots(self:Director)->list: # Of `Take`
     "The finished shots"
@@ -222,7 +222,7 @@ def running(self:Director)->Tensor|None: # (f, h, w, 3) uint8
     "What the running shot would be if it ended now; `None` when there is none"
     with self.lock:
         if not self.reels: return None
-        videos = [f.video for f in self.reels[0].frames[:self.reels[0].taken]]
+        videos = [f.video for f in self.reels[0].frames[:self.reels[0].seen]]
     return torch.cat(videos) if videos else torch.empty(0, *self.size, 3, dtype=torch.uint8)
 
 @patch(as_prop=True)
@@ -236,9 +236,9 @@ def name(self:Director)->str:
     with self.lock: return self.story.name
 
 @patch(as_prop=True)
-def takes(self:Director)->list:
-    "Names of all takes of the story"
-    with self.lock: return list(self.story.takes)
+def branches(self:Director)->list:
+    "Names of all branches of the story"
+    with self.lock: return list(self.story.branches)
 
 @patch(as_prop=True)
 def film(self:Director)->Tensor: # (f, h, w, 3) uint8
@@ -299,15 +299,15 @@ def rewrite(self:Director,
         self.queue = deque(plan[min(i, len(shots))+keep:] if i < len(shots) else plan[len(shots)+keep:])
         self._wake()
 
-# %% ../nbs/20_director.ipynb #896c1ea4
+# %% ../nbs/20_director.ipynb #e36374a9
 @patch
-def branch(self:Director, i:int)->str: # Name of the new take
+def branch(self:Director, i:int)->str: # Name of the new branch
     "Start a take of the story that shares the shots before shot i"
     with self.lock:
         self._open()
         if not 0 <= i <= len(self.shots): raise ValueError(f"there are {len(self.shots)} shots: branch at 0 to {len(self.shots)}, not at {i}")
         self._halt()
-        name = next(n for k in range(1, 10**6) if (n := f"take {k}") not in self.story.takes)
+        name = next(n for k in range(1, 10**6) if (n := f"branch {k}") not in self.story.branches)
         self._commit(self.story.having(self.story.shots[:i], name))
         return name
 
@@ -316,7 +316,7 @@ def switch(self:Director, name:str):
     "Put another take on the screen"
     with self.lock:
         self._open()
-        if name not in self.story.takes: raise ValueError(f"there is no {name!r}; there are {', '.join(self.story.takes)}")
+        if name not in self.story.branches: raise ValueError(f"there is no {name!r}; there are {', '.join(self.story.branches)}")
         self._halt()
         if name != self.story.name: self._commit(replace(self.story, name=name))
 
@@ -335,17 +335,17 @@ def redo(self:Director)->bool: # Was there anything?
         self._halt()
         return self._step(self.undone, self.done)
 
-# %% ../nbs/20_director.ipynb #e2727088
+# %% ../nbs/20_director.ipynb #6260d5f2
 @patch
-def take(self:Director, timeout:float|None=None)->Frames|None: # `None` if time is up or nothing will come
+def watch(self:Director, timeout:float|None=None)->Frames|None: # `None` if time is up or nothing will come
     "The next frames to show; only with `paced=True`"
     if not self.paced: raise RuntimeError("take() needs Director(..., paced=True); otherwise use on(\"frames\", function)")
     with self.lock:
-        reel = lambda: next((r for r in self.reels if r.taken < len(r.frames)), None)
+        reel = lambda: next((r for r in self.reels if r.seen < len(r.frames)), None)
         self.lock.wait_for(lambda: reel() or self.closed or (timeout is None and self.idle), timeout)
         if not (found := reel()): return None
-        found.taken += 1
-        frames = found.frames[found.taken-1]
+        found.seen += 1
+        frames = found.frames[found.seen-1]
         self._settle()
         self._wake()
         return frames
@@ -373,10 +373,10 @@ def close(self:Director):
             self._wake()
     if threading.current_thread() is not self.worker: self.worker.join()
 
-# %% ../nbs/20_director.ipynb #4db3c0c4
+# %% ../nbs/20_director.ipynb #f73a5527
 @patch
 def save(self:Director, folder):
-    "Everything that is finished, all takes: `context.safetensors` to go on with, `story.json` to read and `film.mp4` to watch"
+    "Everything that is finished, all branches: `context.safetensors` to go on with, `story.json` to read and `film.mp4` to watch"
     story, path = self._save(folder), Path(folder)/"film.mp4"
     if story.shots: write_video(path, torch.cat([t.video for t in story.shots]), scale=6 if self.pipe.is_toy else 1)
     else: path.unlink(missing_ok=True)
@@ -413,12 +413,12 @@ def export(self:Director,
     if kind == ".srt": path.write_text(subtitles(shots), encoding="utf-8")
     if kind == ".py": path.write_text(as_python(shots, self.seed, self.size, model), encoding="utf-8")
 
-# %% ../nbs/20_director.ipynb #7a8b23b1
+# %% ../nbs/20_director.ipynb #801b44dd
 @patch
 def _save(self:Director, folder):
     with self.saving:
         with self.lock: story = self.story
-        for takes in story.takes.values():
+        for takes in story.branches.values():
             for k, take in enumerate(takes): self._still(k, take)
         save_story(Path(folder), story, self.caption, self.seed, self.size, self.settings)
         if self.folder and Path(folder).resolve() == self.folder.resolve(): self.saved = self._stamp()
@@ -470,14 +470,14 @@ def _forget(self:Director, reels):
     self.reels = [r for r in self.reels if r not in reels]
     if self.paced and reels: self.events = deque(e for e in self.events if e[0] != "frames")
 
-# %% ../nbs/20_director.ipynb #301d35c1
+# %% ../nbs/20_director.ipynb #2036b979
 @patch
 def _halt(self:Director):
     "End everything that runs or waits; returns whether that was all of nothing seen"
     something, before, first = bool(self.queue or self.reels), self.story, self.reels[:1]
     self.queue.clear()
     self._forget(self.reels)
-    if first and first[0].taken: self._add(first[0].take(first[0].taken))
+    if first and first[0].seen: self._add(first[0].take(first[0].seen))
     elif self.draft is not None and len(self.draft) > self.base: self._commit(self.story.having(self.draft))
     self.draft = None
     if something: self._wake()
@@ -495,7 +495,7 @@ def _add(self:Director, take):
 
 @patch
 def _settle(self:Director):
-    while self.reels and self.reels[0].whole and self.reels[0].taken == self.reels[0].wanted: self._add(self._result(self.reels.pop(0)))
+    while self.reels and self.reels[0].whole and self.reels[0].seen == self.reels[0].wanted: self._add(self._result(self.reels.pop(0)))
 
 @patch
 def _result(self:Director, reel):
@@ -503,7 +503,7 @@ def _result(self:Director, reel):
     if not hasattr(reel, "result"): reel.result = reel.take(reel.wanted)
     return reel.result
 
-# %% ../nbs/20_director.ipynb #0ab58eb9
+# %% ../nbs/20_director.ipynb #b5f214a0
 @patch
 def _next(self:Director):
     "What there is to do, most urgent first"
@@ -511,7 +511,7 @@ def _next(self:Director):
     if self.dirty and self.draft is None: return self._autosave
     if self.closed: return None
     filming = self.reels and not self.reels[-1].whole
-    if (filming or self.queue) and sum(len(r.frames)-r.taken for r in self.reels) <= self.ahead: return self._film
+    if (filming or self.queue) and sum(len(r.frames)-r.seen for r in self.reels) <= self.ahead: return self._film
     if not self.reels and not self.queue:
         if not self.told: return self._idle
         if self.idle and self.story.shots and not self._is_placed(self.story.shots, self.settings): return self._prepare
@@ -598,7 +598,7 @@ def _still(self:Director, k, take):
         take.still = history.shots[0]
     return take.still
 
-# %% ../nbs/20_director.ipynb #78fbce3c
+# %% ../nbs/20_director.ipynb #3041dccd
 @patch
 def _film(self:Director):
     "One latent of the running shot, or the first one of the next"
@@ -628,7 +628,7 @@ def _film(self:Director):
     with self.lock:
         if reel not in self.reels: return           # stopped meanwhile: nobody has seen this, nobody will
         reel.frames.append(frames)
-        if not self.paced: reel.taken += 1
+        if not self.paced: reel.seen += 1
         self.events.append(("frames", frames))
         self._settle()
 

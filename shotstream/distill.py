@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LINEARS', 'some_latents', 'captions', 'film_paths', 'train_ode', 'look_of', 'screening', 'load_means', 'WithCritic',
-           'adam', 'critic_step', 'train_stage1', 'add_lora', 'own_past', 'train_stage2', 'ship_students']
+           'adam', 'critic_step', 'train_stage1', 'part_of_the_way', 'add_lora', 'own_past', 'train_stage2',
+           'ship_students']
 
 # %% ../nbs/backstage/distill.ipynb #c604e51f
 import random, time
@@ -146,7 +147,7 @@ def critic_step(critic, optimizer, context, film, table, text, half):
     torch.nn.utils.clip_grad_norm_(optimizer.parameters, 1.)
     optimizer.step()
 
-# %% ../nbs/backstage/distill.ipynb #a06efaf5
+# %% ../nbs/backstage/distill.ipynb #fb114cec
 def train_stage1(
     folder,             # Checkpoints and `stage1.safetensors`
     start:dict,         # Weights of the ODE-initialised student
@@ -155,6 +156,7 @@ def train_stage1(
     minutes:float=18,   # On two processes; resumes
     critic_steps:int=3, # Per generator step
     lr:float=1e-4, n:int=8,
+    keep:float=.6,      # So far on the way from `start` are the weights that are saved
 ):
     "Self-forcing inside a shot, with the true past (§4.2, stage 1)"
     rank, world = rank_and_world()
@@ -180,7 +182,14 @@ def train_stage1(
         return loss.mean()
     means = run(step, dict(student=student, critic=critic), WithCritic(mine, theirs), folder, minutes,
                 screening(folder, student, text_encoder, tokenizer, vae, judge), every=120, decay=.98)
-    if rank == 0: save_file(means["student"], Path(folder)/"stage1.safetensors")
+    if rank == 0: save_file(part_of_the_way(start, means["student"], keep), Path(folder)/"stage1.safetensors")
+
+def part_of_the_way(
+    start:dict, end:dict, # Weights of the same network
+    part:float,           # 0: start, 1: end
+)->dict:
+    "Weights on the straight line between two that are close"
+    return {k: torch.lerp(start[k].float(), v.float(), part).contiguous() for k, v in end.items()}
 
 # %% ../nbs/backstage/distill.ipynb #f6ff8821
 LINEARS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]   # of self-attention, cross-attention and feed-forward: ten per block

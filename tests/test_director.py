@@ -38,12 +38,12 @@ def scratch(pipe):
 
 
 def recipe(d): return [(s.prompt, s.latents, s.kept, s.seed) for s in d.shots]
-def look(d): return d.name, {n: [id(s) for s in t] for n, t in d.story.takes.items()}
+def look(d): return d.name, {n: [id(s) for s in t] for n, t in d.story.branches.items()}
 
 
 def is_valid(d, scratch):
     "Every shot of every take is what filming from scratch gives, and so is what later shots look back at"
-    for takes in d.story.takes.values():
+    for takes in d.story.branches.values():
         for k, (s, (video, text, still)) in enumerate(zip(takes, scratch((s.prompt, s.latents, s.kept, s.seed) for s in takes), strict=True)):
             assert len(s.video) == 1 + 4*(s.kept-1) and 1 <= s.kept <= s.latents
             assert torch.equal(s.video, video) and torch.equal(s.text, text)
@@ -77,11 +77,11 @@ def test_bad_wishes_lose_nothing(pipe):
         d.next_shot(PROMPTS[1], latents=1)
         assert d.wait(60) and [s.prompt for s in d.shots] == PROMPTS[:2]
         for bad in (lambda: d.rewrite(2), lambda: d.rewrite(-1), lambda: d.rewrite(0, "the dragon jumps."), lambda: d.rewrite(0, latents=22),
-                    lambda: d.branch(3), lambda: d.branch(-1), lambda: d.switch("take 9"), lambda: d.on("x", print), lambda: d.export("story.doc")):
+                    lambda: d.branch(3), lambda: d.branch(-1), lambda: d.switch("branch 9"), lambda: d.on("x", print), lambda: d.export("story.doc")):
             before = look(d)
             with pytest.raises(ValueError): bad()
             assert look(d) == before and d.wait(60)
-        with pytest.raises(RuntimeError): d.take()
+        with pytest.raises(RuntimeError): d.watch()
     with pytest.raises(RuntimeError): d.next_shot(PROMPTS[0])
     with pytest.raises(ValueError): Director(pipe, "a dragon.")
     assert len(d.shots) == 2
@@ -96,8 +96,8 @@ def actions(d, rng):
     if do == "rewrite" and n:
         try: d.rewrite(rng.randrange(n + 1), rng.choice([None, prompt]), rng.choice([None, 2]))
         except ValueError: pass                           # the shot was gone
-    if do == "branch" and len(d.takes) < 3: d.branch(rng.randint(0, min(n, len(d.shots))) if not d.queue and not d.reels else 0)
-    if do == "switch": d.switch(rng.choice(d.takes))
+    if do == "branch" and len(d.branches) < 3: d.branch(rng.randint(0, min(n, len(d.shots))) if not d.queue and not d.reels else 0)
+    if do == "switch": d.switch(rng.choice(d.branches))
     if do == "undo": d.undo()
     if do == "redo": d.redo()
     if do == "wait": d.wait(60)
@@ -119,7 +119,7 @@ def test_whatever_is_done_the_story_stays_valid(pipe, scratch, seed):
             assert d.redo() and look(d) == before and not d.redo()
         steps = 0
         while d.undo(): steps += 1
-        assert look(d) == ("take 1", {"take 1": []})
+        assert look(d) == ("branch 1", {"branch 1": []})
         for _ in range(steps): assert d.redo()
         assert look(d) == before and d.wait(60)
     assert errors == []
@@ -130,14 +130,14 @@ def test_stop_at_every_latent(pipe, scratch):
         with Director(pipe, CAPTION, paced=True, ahead=9) as d:
             d.next_shot(PROMPTS[0], latents=4)
             d.next_shot(PROMPTS[1], latents=2)
-            seen = [d.take(60) for _ in range(n)]
+            seen = [d.watch(60) for _ in range(n)]
             assert [f.latent for f in seen] == list(range(n))
             start = time.perf_counter()
             d.stop()
             assert time.perf_counter() - start < .3 and d.waiting == [] and d.running is None
             assert torch.equal(d.film, torch.cat([f.video for f in seen])) and d.shots[0].kept == n
             d.next_shot(PROMPTS[2], latents=1)
-            assert d.take(60).shot == 1 and d.wait(60)
+            assert d.watch(60).shot == 1 and d.wait(60)
             is_valid(d, scratch)
 
 
@@ -146,16 +146,16 @@ def test_stop_before_anything_was_seen(pipe):
         d.next_shot(PROMPTS[0])
         d.stop()
         assert d.shots == [] and not d.undo() and d.wait(60)
-        assert d.take() is None and d.take(.01) is None
+        assert d.watch() is None and d.watch(.01) is None
 
 
 def test_cut_now(pipe, scratch):
     with Director(pipe, CAPTION, paced=True) as d:
         d.next_shot(PROMPTS[0], latents=9)
         d.next_shot(PROMPTS[1], latents=9)
-        assert [d.take(60).shot for _ in range(2)] == [0, 0]
+        assert [d.watch(60).shot for _ in range(2)] == [0, 0]
         d.next_shot(PROMPTS[2], "now", latents=1)
-        assert (f := d.take(60)).shot == 1 and f.latent == 0
+        assert (f := d.watch(60)).shot == 1 and f.latent == 0
         assert recipe(d) == [(PROMPTS[0], 9, 2, 0), (PROMPTS[2], 1, 1, 1)]
         is_valid(d, scratch)
 
@@ -167,7 +167,7 @@ def test_pace(pipe):
         d.on("frames", made.append)
         for p in PROMPTS: d.next_shot(p, latents=2)
         taken = []
-        while (f := d.take()) is not None:
+        while (f := d.watch()) is not None:
             taken.append((f.shot, f.latent))
             assert len(d.shots) == sum(x[1] == 1 for x in taken)
             if len(taken) == 1:
@@ -198,18 +198,18 @@ def test_rewriting(pipe, scratch):
 def test_rewriting_what_runs_and_waits(pipe, scratch):
     with Director(pipe, CAPTION, paced=True) as d:
         for p in PROMPTS: d.next_shot(p, latents=2)
-        d.take(60)
+        d.watch(60)
         d.rewrite(2, seed=8)
         d.rewrite(0, seed=9)
         assert d.shots == []
-        while d.take() is not None: pass
+        while d.watch() is not None: pass
         assert recipe(d) == [(PROMPTS[0], 2, 2, 9), (PROMPTS[1], 2, 2, 1), (PROMPTS[2], 2, 2, 8)]
         is_valid(d, scratch)
         d.rewrite(0, seed=3)
         d.rewrite(2, seed=4)                              # not yet filmed again
-        d.take(60)
+        d.watch(60)
         d.rewrite(0, seed=5)
-        while d.take() is not None: pass
+        while d.watch() is not None: pass
         assert [s.seed for s in d.shots] == [5, 1, 4]
         is_valid(d, scratch)
         before = look(d)
@@ -217,13 +217,13 @@ def test_rewriting_what_runs_and_waits(pipe, scratch):
         d.stop()                                          # before anything of it was seen
         assert look(d) == before
         d.rewrite(0, latents=3)
-        [d.take(60) for _ in range(2)]
+        [d.watch(60) for _ in range(2)]
         d.stop()
         assert [(s.latents, s.kept) for s in d.shots] == [(3, 2)]
         assert d.undo() and look(d) == before
         d.redo()
         d.rewrite(0)                                      # a cut shot stays as long as it was
-        while d.take() is not None: pass
+        while d.watch() is not None: pass
         assert recipe(d) == [(PROMPTS[0], 3, 2, 5)]
         is_valid(d, scratch)
 
@@ -235,8 +235,8 @@ def test_branches(pipe, scratch):
         name = d.branch(1)
         d.next_shot(PROMPTS[2], latents=1)
         d.wait(60)
-        assert d.takes == ["take 1", name] and d.name == name and [s.prompt for s in d.shots] == [PROMPTS[0], PROMPTS[2]]
-        d.switch("take 1")
+        assert d.branches == ["branch 1", name] and d.name == name and [s.prompt for s in d.shots] == [PROMPTS[0], PROMPTS[2]]
+        d.switch("branch 1")
         assert [s.prompt for s in d.shots] == PROMPTS[:2]
         d.next_shot(PROMPTS[2], latents=1)
         d.wait(60)
@@ -321,8 +321,8 @@ def test_save_and_load(pipe, scratch, tmp_path):
     assert {p.name for p in (tmp_path/"film").iterdir()} == {"story.json", "context.safetensors", "film.mp4"}
     assert load_script(tmp_path/"film"/"story.json").shots[0].caption == PROMPTS[0] and len(read_video(tmp_path/"film"/"film.mp4")) == 6
     with Director.load(pipe, tmp_path/"film") as e:
-        assert e.takes == d.takes and e.name == d.name and e.caption == CAPTION
-        assert [len(t) for t in e.story.takes.values()] == [2, 2] and e.story.takes["take 1"][0] is e.story.takes["take 2"][0]
+        assert e.branches == d.branches and e.name == d.name and e.caption == CAPTION
+        assert [len(t) for t in e.story.branches.values()] == [2, 2] and e.story.branches["branch 1"][0] is e.story.branches["branch 2"][0]
         assert torch.equal(e.film, torch.cat([s.video for s in d.shots[:2]]))
         is_valid(e, scratch)
         e.next_shot(PROMPTS[1], latents=2)
@@ -357,12 +357,12 @@ def test_export(pipe, tmp_path):
         with pytest.raises(ValueError): d.export(tmp_path/"none.mp4")
         d.next_shot(PROMPTS[0], latents=2)
         d.next_shot(PROMPTS[1], latents=5)
-        for _ in range(4): d.take(60)
+        for _ in range(4): d.watch(60)
         d.next_shot(PROMPTS[2], "now", latents=1, seed=4)
-        d.take(60)
+        d.watch(60)
         d.caption = "a red ball with a hat in the forest by night."
         d.next_shot(PROMPTS[2], latents=1)
-        d.take(60)
+        d.watch(60)
         for suffix in ("mp4", "gif", "png", "srt", "py"): d.export(tmp_path/f"film.{suffix}")
     assert [s.kept for s in d.shots] == [2, 2, 1, 1]
     names = {}
@@ -382,7 +382,7 @@ def test_many_threads(pipe, scratch):
             rng = random.Random(seed)
             for _ in range(5):
                 actions(d, rng)
-                d.shots, d.running, d.waiting, d.takes, repr(d)
+                d.shots, d.running, d.waiting, d.branches, repr(d)
         people = [threading.Thread(target=person, args=(100+s,)) for s in range(4)]
         for p in people: p.start()
         for p in people: p.join()
@@ -435,7 +435,7 @@ def test_a_waiting_prompt_keeps_its_story(pipe):
     with Director(pipe, CAPTION, paced=True, ahead=0) as d:
         for prompt in PROMPTS[:2]: d.next_shot(prompt, latents=2)
         d.caption = "a blue ball lives in the meadow by day."
-        while d.take(): pass
+        while d.watch(): pass
         assert [s.caption for s in d.shots] == [CAPTION, CAPTION]
 
 
@@ -475,9 +475,9 @@ def test_desk_stays_on_the_branch_it_made(pipe):
             time.sleep(.05)
         for n in (2, 3, 4):
             desk.branch(0)
-            assert desk.director.name == desk.branches.value == f"take {n}"
+            assert desk.director.name == desk.branches.value == f"branch {n}"
         desk.undo()
-        assert desk.director.name == desk.branches.value == "take 3"
-        desk.branches.value = "take 1"
-        assert desk.director.name == "take 1" and len(desk.director.shots) == 1
+        assert desk.director.name == desk.branches.value == "branch 3"
+        desk.branches.value = "branch 1"
+        assert desk.director.name == "branch 1" and len(desk.director.shots) == 1
     finally: desk.close()
