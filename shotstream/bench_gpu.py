@@ -61,7 +61,7 @@ def watched(
     finally:
         for h in hooks: h.remove()
 
-# %% ../nbs/backstage/bench_gpu.ipynb #120781e7
+# %% ../nbs/backstage/bench_gpu.ipynb #30f7bd4a
 @contextmanager
 def attending(
     pipe, name=None, # See `attention_backend`
@@ -87,9 +87,11 @@ def attention_used(
 )->str:
     "The kernel that really runs for this pipeline's heads, seen in the act"
     m = pipe.transformer
-    q = torch.randn(1, m.config.num_attention_heads, 128, m.config.attention_head_dim, device=m.device, dtype=m.dtype)
+    tokens, _ = frame_sizes(pipe, tuple(pipe.config.size), m.dtype)
+    q, k = (torch.randn(1, f*tokens, m.config.num_attention_heads, m.config.attention_head_dim, device=m.device, dtype=m.dtype).transpose(1, 2)
+            for f in (CHUNK, 6 + CHUNK))                                       # as in the first look of a shot
     try:
-        with torch.no_grad(), attention_backend(name), _Ops() as ops: attend(q, q, q)
+        with torch.no_grad(), attention_backend(name), _Ops() as ops: attend(q, k, k)
     except RuntimeError as e: raise ValueError(f"attention backend {name!r} does not run here ({m.device.type}, {str(m.dtype)[6:]}): use another of {', '.join(BACKENDS)}, or none") from e
     return next((n.split("scaled_dot_product_")[1] for n in ops.names if "scaled_dot_product_" in n), "math")
 
@@ -244,7 +246,7 @@ def story_report(pipe, size, latents, cold, rows):
         gpu_mem_MiB=dict(peak=torch.cuda.max_memory_allocated()/2**20 if cuda else None, kv=rows[-1]["cache_bytes"]/2**20, planned=plan.total/2**20),
         curve=[dict(shot=k+2, shot_ms=1000*r["seconds"], gpu_MiB=r["gpu_mib"], host_MiB=r["host_mib"]) for k, r in enumerate(rows)])
 
-# %% ../nbs/backstage/bench_gpu.ipynb #661fc45b
+# %% ../nbs/backstage/bench_gpu.ipynb #c43c7a44
 def gpu_suite(
     pipe,               # A `ShotStreamPipeline` where it shall be measured; see `random_pipeline`
     size=None,          # Height and width in pixels; by default the config's
@@ -288,7 +290,7 @@ def gpu_summary(
         f"{result['host']['gpu'] or 'no GPU, a ' + result['host']['cpu'] + ' CPU'}, {c['height']} x {c['width']}, {c['dtype']}, attention: {c['attn']}{', RANDOM weights' if result['random_weights'] else ''}",
         f"{run['fps_e2e']:.1f} FPS all in, {run['fps_dit']:.1f} FPS transformer alone; first frame after {run['ttff_ms']['p50']:.0f} ms (p95 {run['ttff_ms']['p95']:.0f})",
         f"chunk {first['k']}: {first['p50']:.0f} ms, chunk {last['k']}: {last['p50']:.0f} ms; last shot takes {late[-1]/late[0]:.2f} of the first measured one",
-        f"without memories {ratio['ours:recompute']:.2f} times as long; teacher's loop of {result['ratios'][1]['steps']} steps ({result['ratios'][1]['steps_timed']} run, scaled) {ratio['ours:teacher']:.1f} times"
+        f"without memories {ratio['ours:recompute']:.2f} times as long (under a mask, by whatever kernel takes one); teacher's loop of {result['ratios'][1]['steps']} steps ({result['ratios'][1]['steps_timed']} run, scaled) {ratio['ours:teacher']:.1f} times"
         + (f", diffusers' WanPipeline {ratio['diffusers:WanPipeline']:.1f} times" if "diffusers:WanPipeline" in ratio else "") + " (transformer alone)",
         f"transformer at {run['tflops']['dit']:.3g} TFLOP/s, {run['mfu_of_measured']:.0%} of a matrix product here; memory planned {run['gpu_mem_MiB']['planned']:.0f} MiB" + (f", peak {run['gpu_mem_MiB']['peak']:.0f} MiB" if run["gpu_mem_MiB"]["peak"] else ""),
         *[f"with {r['a'][5:]}: {r['value']:.2f} times as long, films {r['films_apart']:.1%} apart" for r in result["ratios"] if "films_apart" in r]])
