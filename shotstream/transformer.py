@@ -23,13 +23,13 @@ from .core import FrameTable, single_shot_table
 from .flow import from_v_prediction
 from .rope import rotate, video_angles
 
-# %% ../nbs/10_transformer.ipynb #411085ef
+# %% ../nbs/10_transformer.ipynb #a9a651d3
 def patchify(
     embed,      # The model's `patch_embedding`: a Conv3d whose kernel and stride are one patch (1, ph, pw)
     x:Tensor,   # (b, c, f, h, w) latents
 )->Tensor:      # (b, f, rows, columns, d) one token per patch
     "Cut every frame into patches and give each patch d features"
-    return embed(x).permute(0, 2, 3, 4, 1)
+    return embed(x).permute(0, 2, 3, 4, 1).contiguous()              # a token's features side by side, for all the norms to come
 
 def unpatchify(
     x:Tensor,   # (b, f, rows, columns, ph*pw*c) what the model says about each patch
