@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['to_float8', 'multiplies_bytes', 'Float8Linear', 'fp8_linears']
 
-# %% ../nbs/gpu/25_float8.ipynb #4ce5ef42
-import functools
+# %% ../nbs/gpu/25_float8.ipynb #400282c9
 import torch
 from torch import Tensor, nn
 
@@ -18,17 +17,20 @@ def to_float8(
     scale = (x.float().abs().amax(1, keepdim=True)/torch.finfo(torch.float8_e4m3fn).max).clamp(min=1e-12)
     return (x/scale).to(torch.float8_e4m3fn), scale
 
-# %% ../nbs/gpu/25_float8.ipynb #f452af2d
-@functools.cache
+# %% ../nbs/gpu/25_float8.ipynb #e10d7175
+_answers = {}        # Per device: tried once, because it depends on the GPU and on the build of PyTorch
+
+@torch.compiler.assume_constant_result      # compiled code asks while it is traced, and never again
 def multiplies_bytes(
     device, # A `torch.device`
 )->bool:
-    "Does this device multiply bytes, with a scale per row? Tried once, because it depends on the GPU and on the build of PyTorch"
+    "Does this device multiply bytes, with a scale per row?"
     if device.type != "cuda": return False
-    byte, scale = torch.zeros(16, 16, device=device).to(torch.float8_e4m3fn), torch.ones(16, 1, device=device)
-    try: torch._scaled_mm(byte, byte.T, scale_a=scale, scale_b=scale.T, out_dtype=torch.bfloat16)
-    except (RuntimeError, NotImplementedError): return False
-    return True
+    if device not in _answers:
+        byte, scale = torch.zeros(16, 16, device=device).to(torch.float8_e4m3fn), torch.ones(16, 1, device=device)
+        try: _answers[device] = torch._scaled_mm(byte, byte.T, scale_a=scale, scale_b=scale.T, out_dtype=torch.bfloat16) is not None
+        except (RuntimeError, NotImplementedError): _answers[device] = False
+    return _answers[device]
 
 class Float8Linear(nn.Module):
     "A linear layer in one byte per number, with a scale per output; inputs are rounded as they come, a scale per token"
