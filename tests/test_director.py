@@ -402,6 +402,7 @@ def test_knobs_turn_for_the_shots_to_come(pipe, tmp_path):
         d.next_shot(PROMPTS[0], latents=1)
         assert d.wait(60)
         assert [(s.settings.steps, s.settings.budget) for s in d.shots] == [(4, 6), (4, 6), (2, 6), (2, 3)]
+        while not d._is_placed(d.story.shots, d.settings): time.sleep(.001)                # the worker may still be filling the memory
         assert d.stream.history.context()[1][0] == 0 and d.stream.memory.frames.count(-1) == 3
         before = [s.video for s in d.shots]
         with pytest.raises(ValueError, match="unknown setting"): d.change(fi=0.)
