@@ -103,7 +103,7 @@ def save_story(
     script = Script(caption, tuple(ShotPrompt(t.prompt, len(t.video)) for t in story.shots), "", seed)
     write_whole(folder/"story.json", lambda p: save_script(script, p))
 
-# %% ../nbs/20_director.ipynb #dcc0a4f1
+# %% ../nbs/20_director.ipynb #5ed81610
 def load_story(
     folder, device="cpu",
 )->tuple: # `Story`, and a dict of caption, seed, size and settings
@@ -119,7 +119,7 @@ def load_story(
         latents = {int(k.split(".")[2]): z.to(device) for k, z in tensors.items() if k.startswith(f"{n}.still.")}
         still = Still(s.pop("number"), len(video), text, dict(sorted(latents.items())), video)
         takes.append(Take(**{**s, "settings": Settings(**s["settings"])}, video=video, text=text, still=still))
-    story = Story({name: tuple(takes[n] for n in ns) for name, ns in about["branches"].items()}, about["name"])
+    story = Story({name: tuple(takes[n] for n in ns) for name, ns in about.get("branches", about.get("takes")).items()}, about["name"])     # "takes": as early desks saved them
     return story, dict(caption=about["caption"], seed=about["seed"], size=tuple(about["size"]), **about["settings"])
 
 # %% ../nbs/20_director.ipynb #ae8ed901

@@ -1,10 +1,13 @@
 """A story being made: whatever is done to it, at any moment, it stays one that could have been filmed from scratch."""
+import json
 import random
 import threading
 import time
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from shotstream import ShotStreamPipeline
 from shotstream.director import Director, load_story, subtitles
@@ -482,3 +485,15 @@ def test_desk_stays_on_the_branch_it_made(pipe):
         desk.branches.value = "branch 1"
         assert desk.director.name == "branch 1" and len(desk.director.shots) == 1
     finally: desk.close()
+
+
+def test_a_story_of_an_early_desk(pipe, tmp_path):
+    "It called branches takes"
+    with Director(pipe, CAPTION, folder=tmp_path) as d:
+        d.next_shot(PROMPTS[0], latents=1)
+        assert d.wait(60)
+    path = tmp_path/"context.safetensors"
+    with safe_open(path, "pt") as f: about, tensors = json.loads(f.metadata()["director"]), {k: f.get_tensor(k) for k in f.keys()}
+    about["takes"] = about.pop("branches")
+    save_file(tensors, path, {"director": json.dumps(about)})
+    with Director.load(pipe, tmp_path) as e: assert torch.equal(e.film, d.film)
