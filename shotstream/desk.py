@@ -80,6 +80,7 @@ class Room(W.VBox):
         try:
             act(*args)
             return True
+        except KeyboardInterrupt: self.complain("interrupted: do it once more")
         except Exception as e: self.complain(str(e) or type(e).__name__)
         return False
 

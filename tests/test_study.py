@@ -328,6 +328,14 @@ def test_mistakes_in_the_ab_room(pipe, field, value, says):
     room.close()
 
 
+def test_an_interrupted_click_says_so(pipe):
+    "The kernel's interrupt may hit a click; it must not vanish in silence"
+    room = ready_room(pipe)
+    def interrupted(): raise KeyboardInterrupt
+    assert not room.guarded(interrupted) and "interrupted" in room.status.value
+    room.close()
+
+
 def test_one_filming_at_a_time_and_stop(pipe):
     room = ready_room(pipe)
     room.latents.value = 21
