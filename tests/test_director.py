@@ -135,9 +135,8 @@ def test_stop_at_every_latent(pipe, scratch):
             d.next_shot(PROMPTS[1], latents=2)
             seen = [d.watch(60) for _ in range(n)]
             assert [f.latent for f in seen] == list(range(n))
-            start = time.perf_counter()
             d.stop()
-            assert time.perf_counter() - start < .3 and d.waiting == [] and d.running is None
+            assert d.waiting == [] and d.running is None
             assert torch.equal(d.film, torch.cat([f.video for f in seen])) and d.shots[0].kept == n
             d.next_shot(PROMPTS[2], latents=1)
             assert d.watch(60).shot == 1 and d.wait(60)

@@ -175,16 +175,20 @@ def test_every_stage_trains(pipe, tmp_path, monkeypatch):
 
 
 def test_what_was_trained_here_can_film(pipe, tmp_path, monkeypatch, capsys):
-    "`train pipeline` takes the teacher with its words, and the last stage of the student; and a stage without the one before says so"
+    "`train pipeline` takes the teacher with its words, and the last stage of the student, and says so; a stage without the one before says so"
     monkeypatch.chdir(tmp_path)
     both, stage1 = teacher_models(pipe.tokenizer), {k: 1.01*v for k, v in pipe.transformer.state_dict().items()}
     for name, weights in (("teacher", unshared(both.state_dict())), ("ode", pipe.transformer.state_dict()), ("stage1", stage1)):
         (tmp_path/"runs"/name).mkdir(parents=True)
         save_file({k: v.contiguous() for k, v in weights.items()}, tmp_path/"runs"/name/f"{name}.safetensors")
     main(["train", "pipeline"])
+    assert "teacher: yours; student: your stage1." in capsys.readouterr().out
     mine = ShotStreamPipeline.from_pretrained("runs/pipeline")
     for ours, theirs in ((mine.teacher, both.transformer.state_dict()), (mine.text_encoder, both.text_encoder.state_dict()), (mine.transformer, stage1)):
         assert all(torch.equal(v, theirs[k]) for k, v in ours.state_dict().items())
+    for stage in ("ode", "stage1"): (tmp_path/"runs"/stage/f"{stage}.safetensors").unlink()
+    main(["train", "pipeline"])
+    assert "student: the package's" in (said := capsys.readouterr().out) and "never saw your teacher" in said
     with pytest.raises(SystemExit): main(["train", "ode"])
     assert "shotstream train paths" in capsys.readouterr().err
 
