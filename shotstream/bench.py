@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['CAPTION', 'PROMPTS', 'counted', 'memory_mib', 'time_shot', 'time_teacher', 'cpu_suite', 'summary']
 
-# %% ../nbs/backstage/bench.ipynb #ca64edc4
+# %% ../nbs/backstage/bench.ipynb #f95110c4
 import platform, resource, time
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
 import torch
 from .core import next_shot_table
 from .student import STEPS
 from .teacher import sample_shot
 
-# %% ../nbs/backstage/bench.ipynb #695936e3
+# %% ../nbs/backstage/bench.ipynb #14e5570a
 @contextmanager
 def counted(model):
     "Passes, frames and seconds of a transformer"
@@ -28,9 +29,10 @@ def counted(model):
     yield seen
     for h in hooks: h.remove()
 
-def memory_mib(): # Largest so far, of this process
+def memory_mib(): # Of this process, now; elsewhere than on Linux the largest so far
     "Host memory"
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(1024 if platform.system() == "Linux" else 2**20)
+    try: return int(Path("/proc/self/statm").read_text().split()[1])*resource.getpagesize()/2**20
+    except OSError: return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20
 
 # %% ../nbs/backstage/bench.ipynb #70e76400
 def time_shot(stream, prompt, latents):

@@ -127,13 +127,14 @@ def train_student(args, vae, minutes):
     pipe, judge = my_pipeline(vae), Judge.from_pretrained(ASSETS/"judge").float().eval()
     models = (pipe.teacher.eval().requires_grad_(False), pipe.text_encoder.eval().requires_grad_(False), pipe.tokenizer, pipe.vae.eval().requires_grad_(False))
     def start(name): return trained(name) or toy_student(name).state_dict()
+    paths = "runs/paths" if any(Path("runs/paths").glob("*.safetensors")) else None      # without them, films of one caption grow alike
     if args.what == "paths": distill.film_paths(args.folder, *models, args.cache, **minutes)
     if args.what == "ode": distill.train_ode(args.folder, "runs/paths", *models, **minutes)
-    if args.what == "stage1": distill.train_stage1(args.folder, start("ode"), *models, judge, args.cache, **minutes)
+    if args.what == "stage1": distill.train_stage1(args.folder, start("ode"), *models, judge, args.cache, paths=paths, **minutes)
     if args.what == "stage2":
         state = Path("runs/stage1/state.pt")                  # go on with stage 1's critic, if it was trained here
         critic = torch.load(state, weights_only=True)["models"]["critic"] if state.exists() else None
-        distill.train_stage2(args.folder, start("stage1"), *models, judge, critic_start=critic, **minutes)
+        distill.train_stage2(args.folder, start("stage1"), *models, judge, critic_start=critic, paths=paths, **minutes)
 
 # %% ../nbs/backstage/cli.ipynb #4552f423
 def exam(args):
@@ -246,7 +247,7 @@ def _story_arguments(commands):
 
 def _train_arguments(commands):
     t = commands.add_parser("train", help="train the toy world's models yourself", description="Train one artefact: the codec, the judge, the teacher; then the student, in four stages. Stop and start again as you like: it goes on from the last checkpoint, one or two minutes old.",
-                            epilog="On two cores: OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 --no-python shotstream train teacher")
+                            epilog="On two cores: OMP_NUM_THREADS=1 python -m torch.distributed.run --nproc_per_node 2 --no-python shotstream train teacher")
     t.add_argument("what", choices=("codec", "judge", "teacher", "paths", "ode", "stage1", "stage2", "pipeline"), help="in this order; 'pipeline' trains nothing: it collects the rest in a folder for `shotstream story --model`")
     t.add_argument("--folder", default=None, help="checkpoints (default: runs/WHAT)")
     t.add_argument("--minutes", type=float, default=None, help="wall time of the whole run (default: the recipe's)")

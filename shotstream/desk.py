@@ -42,7 +42,7 @@ class Metronome:
         time.sleep(max(0., self.due - now))
         return True
 
-# %% ../nbs/21_desk.ipynb #2b7ebba8
+# %% ../nbs/21_desk.ipynb #3e0e9934
 PAST, SHOT, NEW, GROUND = (110, 165, 220), (120, 190, 120), (240, 150, 90), (128, 128, 128)
 
 def memory_picture(
@@ -51,7 +51,7 @@ def memory_picture(
     cell:int=12,
 )->bytes:
     "What is held and what is looked at, as squares with bars (PNG)"
-    new = sorted(f for f, _ in shares)[len(shares)-newest:] if newest else []
+    new = sorted(f for f, _ in shares)[-newest:] if newest else []
     image = Image.new("RGB", (cell*27, cell*4), GROUND)
     highest = max([part for _, part in shares], default=1.)
     for i, (frame, part) in enumerate(sorted(shares, key=lambda s: s[0])[:27]):
@@ -93,7 +93,7 @@ class Room(W.VBox):
     def say(self, text, colour="inherit"): self.status.value = f'<span style="color:{colour};white-space:pre-wrap">{html.escape(text[:600])}</span>'
     def complain(self, text): self.say(text, "#c0392b")
 
-# %% ../nbs/21_desk.ipynb #6748da19
+# %% ../nbs/21_desk.ipynb #bd2d1faf
 PRESETS = ("wide shot: the ball waves.", "close up: the ball jumps.", "panning shot: the ball walks right.", "close up: the ball turns around.", "wide shot: the ball grows.")
 
 class Desk(Room):
@@ -111,7 +111,7 @@ class Desk(Room):
         self.replaying, self.closed, self.refreshing, self.asked, self.first = [], False, False, None, None
         self.build(self.director.caption)
         super().__init__(self.rows)
-        for kind, act in (("shot", self.shot_done), ("error", self.complain)): self.director.on(kind, act)
+        for kind, act in (("shot", self.shot_done), ("error", self.went_wrong), ("idle", self.rested)): self.director.on(kind, act)
         self.strip_again()
         if self.director.shots: self.picture.value = as_jpeg(self.director.shots[-1].video[-1])
         threading.Thread(target=self.play, daemon=True).start()
@@ -167,15 +167,16 @@ def knobs(self:Desk):
     box.set_title(0, "knobs")
     return box
 
-# %% ../nbs/21_desk.ipynb #fb3e90da
+# %% ../nbs/21_desk.ipynb #01499d3a
 @patch
 def order(self:Desk, when):
     "Ask for a shot"
     now = time.perf_counter()
     self.pipe.check(self.caption.value, self.prompt.value)
     self.director.caption = self.caption.value           # from here on; what waits already keeps its own
+    free = when == "now" or self.director.running is None and not self.director.waiting
     self.director.next_shot(self.prompt.value, when=when, latents=self.latents.value, seed=self.number.value if self.fixed.value else None)
-    self.asked, self.replaying = now, []                 # only of a prompt that was accepted
+    self.asked, self.replaying = now if free else None, []     # a prompt that has to wait for others says nothing about speed
     waiting = len(self.director.waiting)
     self.say(f"filming; {waiting-1} more waiting" if waiting > 1 else "filming")
 @patch
@@ -220,7 +221,7 @@ def pin(self:Desk, i):
     self.strip_again()
     self.say(f"the middle of shot {i+1} " + ("is let go" if mine else "stays in the context"))
 
-# %% ../nbs/21_desk.ipynb #3ce60bfc
+# %% ../nbs/21_desk.ipynb #7c6d9860
 @patch
 def take_idea(self:Desk, change):
     if change["new"]: self.prompt.value = change["new"]
@@ -235,19 +236,26 @@ def export(self:Desk):
     "Everything about this film, in a folder"
     if not self.director.shots: raise ValueError("nothing to export yet: film a shot first")
     Path("out").mkdir(exist_ok=True)
-    for suffix in ("mp4", "gif", "png", "srt", "py"): self.director.export(f"out/story.{suffix}")
+    for suffix in ("mp4", "gif", "png", "srt", "py"): self.director.export(f"out/story.{suffix}", model="toy" if self.pipe.is_toy else "YOUR/FOLDER")
     self.say(f"saved in {Path('out').resolve()}: story.mp4, .gif, .png, .srt and .py")
 
-# %% ../nbs/21_desk.ipynb #4c2f9549
+# %% ../nbs/21_desk.ipynb #cd7d819f
 @patch
 def shot_done(self:Desk, index): self.strip_again()
+@patch
+def went_wrong(self:Desk, text):
+    self.strip_again()                                   # what was given up is no longer there
+    self.complain(text)
+@patch
+def rested(self:Desk):
+    if ">filming" in self.status.value: self.say("ready")
 @patch
 def strip_again(self:Desk):
     "One card per shot: a still, replay, rewrite, branch, pin"
     pinned = {k for k, _ in self.director.settings.pinned}
     def card(i, take):
         button = lambda icon, tip, act: self.button("", act, icon=icon, tooltip=tip, layout=W.Layout(width="30px", padding="0"))
-        buttons = [button("play", "play again", lambda: self.replay(take.video)), button("pencil", "film this shot again, with the prompt above", lambda: self.rewrite(i)),
+        buttons = [button("play", "play again", lambda: self.replay(take.video)), button("pencil", "film this shot again, with the prompt above; the story's caption stays as it was", lambda: self.rewrite(i)),
                    button("code-fork", "a new branch of the story, from before this shot", lambda: self.branch(i)),
                    button("thumb-tack", "let go of this picture" if i in pinned else "keep this picture in the context for good", lambda: self.pin(i))]
         if i in pinned: buttons[-1].button_style = "info"
@@ -262,26 +270,26 @@ def replay(self:Desk, video): self.replaying = list(video)
 @patch
 def rewrite(self:Desk, i):
     self.director.rewrite(i, prompt=self.prompt.value, seed=self.number.value if self.fixed.value else None)
-    self.say(f"filming shot {i+1} again, and what follows it")
+    self.say(f"filming shot {i+1} again, under the story's caption that it had, and what follows it")
 @patch
 def branch(self:Desk, i):
     self.director.branch(i)
     self.strip_again()
     self.say(f"a new branch: the story goes on after shot {i}" if i else "a new branch: the story begins anew")
 
-# %% ../nbs/21_desk.ipynb #76e314ec
+# %% ../nbs/21_desk.ipynb #9faf1d9b
 @patch
 def play(self:Desk):
     "Show frames at sixteen a second, as long as there are any"
     clock = Metronome()
     while not self.closed:
-        frames = self.director.watch(.1)
+        frames = self.director.watch(0 if self.replaying else .1)
         pictures = list(frames.video) if frames else self.replaying[:4]
         if not frames: self.replaying = self.replaying[4:]
         if not pictures:
             clock.rest()
             continue
-        if frames: self.read_out(frames)
+        if frames: self.guarded(self.read_out, frames)
         for picture in pictures:
             if clock.tick(): self.picture.value = as_jpeg(picture)
 
@@ -290,6 +298,8 @@ def read_out(self:Desk, frames):
     "Figures beside the picture"
     if self.asked and frames.latent == 0: self.first, self.asked = time.perf_counter() - self.asked, None
     memory = self.director.stream.memory
-    self.memory.value, memory.watched = memory_picture(memory.shares, newest=3), self.watched
+    if memory is None: return                            # just being made anew
+    newest = max([f for f, _ in memory.shares], default=-1) % 3 + 1     # a chunk has three, the last of a shot maybe fewer
+    self.memory.value, memory.watched = memory_picture(memory.shares, newest), self.watched
     first = f"first frame after {self.first*1000:.0f} ms<br>" if self.first else ""
     self.readout.value = f"shot {frames.shot + 1}, chunk {frames.latent//3 + 1}, latent {frames.latent + 1}<br>{first}made at {self.director.fps:.0f} FPS<br>memory {memory.bytes/2**20:.1f} MB"

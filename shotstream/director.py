@@ -162,11 +162,11 @@ for stream.caption, prompt, latents, kept, seed, settings in [   # kept: a cut s
 film = torch.cat(shots)                # (f, h, w, 3) uint8
 '''
 
-# %% ../nbs/20_director.ipynb #157163e5
+# %% ../nbs/20_director.ipynb #8e83e657
 KINDS = ("frames", "shot", "error", "idle")
 
 class Director:
-    """A story being made. One thread films; all methods return at once and may be called from any thread.
+    """A story being made. One thread films; wishes return at once, and all methods may be called from any thread.
 
     `folder`: the story is saved there after every shot, and taken up from there.
     With `paced=True` a shot is what was seen with `watch`, and at most `ahead` + 1 latents wait for that."""
@@ -181,13 +181,13 @@ class Director:
     ):
         self.pipe, self.caption, self.seed, self.size, self.settings = pipe, caption, seed, tuple(size or pipe.config.size), Settings(**settings)
         self.folder, self.ahead, self.paced = folder and Path(folder), ahead, paced
-        self.lock, self.saving = threading.Condition(threading.RLock()), threading.Lock()
+        self.lock, self.saving = threading.Condition(threading.RLock()), threading.RLock()
         self.story = Story({"branch 1": ()}, "branch 1")
         self.draft, self.base = None, 0                                                # shots while a rewriting is under way, the first `base` as they were
         self.done, self.undone = deque(maxlen=50), deque(maxlen=50)                    # stories to go back and forth to
         self.queue, self.reels, self.events = deque(), [], deque()
         self.listeners = {kind: [] for kind in KINDS}
-        self.took = deque(maxlen=21)                                                   # seconds per latent, lately
+        self.took = deque(maxlen=21)                                                   # (seconds, frames) of every latent, lately
         self.told = self.idle = True                                                   # nothing to film, and "idle" was said; nothing to do at all
         self.closed, self.dirty, self.placed = False, False, None                      # placed: the past that is in the stream's memory
         self.saved = self._stamp()
@@ -206,7 +206,7 @@ class Director:
         state = f"{len(self.shots)} shots, {len(self.waiting)} prompts waiting{', filming' if self.reels else ''}"
         return f"Director({self.caption!r}, {self.name!r}: {state})"
 
-# %% ../nbs/20_director.ipynb #4f8ab3af
+# %% ../nbs/20_director.ipynb #6f0ee904
 @patch(as_prop=True)
 def shots(self:Director)->list: # Of `Take`
     "The finished shots"
@@ -228,11 +228,12 @@ def running(self:Director)->Tensor|None: # (f, h, w, 3) uint8
 @patch(as_prop=True)
 def fps(self:Director)->float:
     "Frames per second of filming, lately; waiting for the viewer does not count"
-    return 4*len(self.took)/sum(self.took) if self.took else 0.
+    took = list(self.took)
+    return sum(n for _, n in took)/sum(s for s, _ in took) if took else 0.
 
 @patch(as_prop=True)
 def name(self:Director)->str:
-    "Of the take that is on the screen"
+    "Of the branch that is on the screen"
     with self.lock: return self.story.name
 
 @patch(as_prop=True)
@@ -299,10 +300,10 @@ def rewrite(self:Director,
         self.queue = deque(plan[min(i, len(shots))+keep:] if i < len(shots) else plan[len(shots)+keep:])
         self._wake()
 
-# %% ../nbs/20_director.ipynb #e36374a9
+# %% ../nbs/20_director.ipynb #5f651238
 @patch
 def branch(self:Director, i:int)->str: # Name of the new branch
-    "Start a take of the story that shares the shots before shot i"
+    "Start a branch of the story that shares the shots before shot i"
     with self.lock:
         self._open()
         if not 0 <= i <= len(self.shots): raise ValueError(f"there are {len(self.shots)} shots: branch at 0 to {len(self.shots)}, not at {i}")
@@ -313,7 +314,7 @@ def branch(self:Director, i:int)->str: # Name of the new branch
 
 @patch
 def switch(self:Director, name:str):
-    "Put another take on the screen"
+    "Put another branch on the screen"
     with self.lock:
         self._open()
         if name not in self.story.branches: raise ValueError(f"there is no {name!r}; there are {', '.join(self.story.branches)}")
@@ -335,11 +336,11 @@ def redo(self:Director)->bool: # Was there anything?
         self._halt()
         return self._step(self.undone, self.done)
 
-# %% ../nbs/20_director.ipynb #6260d5f2
+# %% ../nbs/20_director.ipynb #c2c6ff14
 @patch
 def watch(self:Director, timeout:float|None=None)->Frames|None: # `None` if time is up or nothing will come
     "The next frames to show; only with `paced=True`"
-    if not self.paced: raise RuntimeError("take() needs Director(..., paced=True); otherwise use on(\"frames\", function)")
+    if not self.paced: raise RuntimeError("watch() needs Director(..., paced=True); otherwise use on(\"frames\", function)")
     with self.lock:
         reel = lambda: next((r for r in self.reels if r.seen < len(r.frames)), None)
         self.lock.wait_for(lambda: reel() or self.closed or (timeout is None and self.idle), timeout)
@@ -381,10 +382,10 @@ def save(self:Director, folder):
     if story.shots: write_video(path, torch.cat([t.video for t in story.shots]), scale=6 if self.pipe.is_toy else 1)
     else: path.unlink(missing_ok=True)
 
-# %% ../nbs/20_director.ipynb #c4b22d3a
+# %% ../nbs/20_director.ipynb #d0c85c45
 @patch(cls_method=True)
-def load(cls:Director, pipe, folder, **kwargs)->"Director": # `kwargs`: folder, ahead, paced
-    "The director of a saved story; it goes on as if it had never stopped"
+def load(cls:Director, pipe, folder, **kwargs)->"Director": # `kwargs`: ahead, paced
+    "The director of a saved story; it goes on as if it had never stopped, and leaves the folder alone"
     story, about = load_story(folder, pipe.device)
     director = cls(pipe, **about, **kwargs)
     with director.lock:
@@ -543,7 +544,7 @@ def _tell(self:Director):
             if kind != "error":
                 with self.lock: self.events.append(("error", f'a function for "{kind}" failed: {type(e).__name__}: {e}'))
 
-# %% ../nbs/20_director.ipynb #999c0431
+# %% ../nbs/20_director.ipynb #10f4c185
 @patch
 def _idle(self:Director):
     with self.lock:
@@ -556,8 +557,9 @@ def _autosave(self:Director):
     with self.lock: self.dirty = False
     if not self.folder: return
     try:
-        if self._stamp() != self.saved: raise OSError("another director has saved its story there meanwhile, and it is not overwritten: keep this one with save() in another folder")
-        self._save(self.folder)
+        with self.saving:                        # nobody of this director is in the middle of saving
+            if self._stamp() != self.saved: raise OSError("another director has saved its story there meanwhile, and it is not overwritten: keep this one with save() in another folder")
+            self._save(self.folder)
     except Exception as e:
         with self.lock: self.events.append(("error", f"could not save to {self.folder}: {type(e).__name__}: {e}"))
 
@@ -598,7 +600,7 @@ def _still(self:Director, k, take):
         take.still = history.shots[0]
     return take.still
 
-# %% ../nbs/20_director.ipynb #3041dccd
+# %% ../nbs/20_director.ipynb #2f44cbf6
 @patch
 def _film(self:Director):
     "One latent of the running shot, or the first one of the next"
@@ -620,7 +622,7 @@ def _film(self:Director):
         frames = next(reel.film)
         if frames.latent+1 == reel.wish.latents: next(reel.film, None)      # the last stills of the shot
         reel.text, reel.early = self.stream.text[0], self.stream.history.early
-        self.took.append(time.perf_counter() - start)
+        self.took.append((time.perf_counter() - start, len(frames.video)))
     except Exception as e:
         self.placed = None
         with self.lock: self._failed(reel, f"the shot {reel.wish.prompt!r} is lost: {type(e).__name__}: {e}")

@@ -274,7 +274,7 @@ class Prepared:
         n = f"{len(self.made)} films prepared, {len(self.skipped)} were ready, {len(self.bad)} could not be used. List: {self.csv}"
         return "\n".join([n, *(f"  {name}: {reason}" for name, reason in self.bad.items())])
 
-# %% ../nbs/backstage/footage.ipynb #b96fe6b2
+# %% ../nbs/backstage/footage.ipynb #aaa250e4
 def _check_folders(folder, output, size):
     "Stop before anything is read or written"
     if not folder.is_dir(): raise ValueError(f"{folder}: no such folder")
@@ -285,7 +285,10 @@ def _check_folders(folder, output, size):
 def _films(folder):
     "Everything that is not a sidecar is tried as a film; of two films with one name the second is left out"
     files = sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith(".") and f.suffix.lower() not in (".json", ".txt"))
-    twins = [b for a, b in zip(files, files[1:]) if a.stem == b.stem]
+    stems, twins = set(), []
+    for f in files:
+        if f.stem in stems: twins.append(f)
+        stems.add(f.stem)
     return [f for f in files if f not in twins], {f.name: f"another film is called {f.stem} too: rename one" for f in twins}
 
 # %% ../nbs/backstage/footage.ipynb #7c1fe5d9

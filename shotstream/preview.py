@@ -26,7 +26,7 @@ def coarse(
     "The frames, averaged over small squares"
     return F.avg_pool2d(video.transpose(1, 2).flatten(0, 1), 8//cells).unflatten(0, (len(video), -1))
 
-# %% ../nbs/backstage/preview.ipynb #a48adb03
+# %% ../nbs/backstage/preview.ipynb #c7745417
 class Preview:
     "Latents -> small pictures, by one linear map for the first latent of a film and one for all others"
     def __init__(self,
@@ -47,7 +47,7 @@ class Preview:
         if cells not in (1, 2, 4, 8): raise ValueError(f"cells: 1, 2, 4 or 8, got {cells}")
         if frames.shape[1] != 1 + 4*(latents.shape[2]-1): raise ValueError(f"{latents.shape[2]} latents are {1+4*(latents.shape[2]-1)} frames, got {frames.shape[1]}")
         if latents.shape[2] < 2: raise ValueError("one latent frame shows only the beginning of a film: give at least two")
-        z, small = latents.transpose(1, 2), coarse(to_float(frames.to(latents.device)), cells).to(latents.dtype)
+        z, small = latents.transpose(1, 2), coarse(to_float(frames.to(latents.device)), cells)
         solve = lambda x, y: torch.linalg.solve(x.T @ x + ridge*len(x)*torch.eye(x.shape[1], device=x.device), x.T @ y)
         def mapped(z, small, t): # z (n, c, h, w), small (n, t, 3, ...) -> the map
             goal = small.unflatten(-2, (-1, cells)).unflatten(-1, (-1, cells)).permute(0, 3, 5, 1, 2, 4, 6)      # n h w t 3 cells cells

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['rank_and_world', 'average_gradients', 'same_everywhere', 'half_is_faster', 'quick', 'orthogonal', 'Muon',
-           'TwoOptimizers', 'learning_rate', 'EMA', 'run']
+           'TwoOptimizers', 'learning_rate', 'EMA', 'clipped_step', 'save_run', 'load_run', 'run']
 
 # %% ../nbs/backstage/train.ipynb #6316fd8d
 import json, os, shutil, time
@@ -130,7 +130,44 @@ class EMA:
             if v.is_floating_point(): self.mean[k].lerp_(v, 1-d)
             else: self.mean[k].copy_(v)
 
-# %% ../nbs/backstage/train.ipynb #e63222ac
+# %% ../nbs/backstage/train.ipynb #047561d4
+def clipped_step(
+    optimizer,          # A `TwoOptimizers`, or what behaves like one
+    clip:float=1.,      # Largest gradient norm
+    scale:float=1.,     # Of the learning rates
+):
+    "Average gradients over processes, and step; forget a gradient that is not finite"
+    average_gradients(optimizer.parameters)
+    norm = nn.utils.clip_grad_norm_([p for p in optimizer.parameters if p.grad is not None], clip)
+    if torch.isfinite(norm): return optimizer.step(scale)
+    for p in optimizer.parameters: p.grad = None
+
+# %% ../nbs/backstage/train.ipynb #ca866e9d
+def save_run(
+    path,                                # Of the checkpoint
+    models, averages, optimizer,         # As in `run`; dict name -> `EMA`
+    **progress,                          # step, spent (seconds), log
+):
+    "A checkpoint, whole or not at all"
+    tmp = path.with_suffix(".tmp")
+    torch.save(dict(progress, rng=torch.get_rng_state(), models={k: m.state_dict() for k, m in models.items()},
+                    means={k: a.mean for k, a in averages.items()}, optimizer=optimizer.state_dict()), tmp)
+    tmp.rename(path)
+
+def load_run(
+    path, models, averages, optimizer,   # As in `save_run`
+    rng=True,                            # Go on with its random numbers too
+)->tuple:                                # step, spent, log
+    "Go on from a checkpoint"
+    old = torch.load(path, weights_only=True)
+    for k, m in models.items():
+        m.load_state_dict(old["models"][k])
+        averages[k].mean, averages[k].steps = old["means"][k], old["step"]
+    optimizer.load_state_dict(old["optimizer"])
+    if rng: torch.set_rng_state(old["rng"])
+    return old["step"], old["spent"], old["log"]
+
+# %% ../nbs/backstage/train.ipynb #4b3d767d
 def run(
     step,              # `step(i)` -> loss tensor; draws its own batch
     models,            # dict name -> module: what is trained and saved
@@ -152,32 +189,18 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     averages, i, spent, log = {k: EMA(m, decay) for k, m in models.items()}, 0, 0., []
     state = folder/"state.pt"
-    if state.exists():
-        old = torch.load(state, weights_only=True)
-        i, spent, log = old["step"], old["spent"], old["log"]
-        for k, m in models.items():
-            m.load_state_dict(old["models"][k])
-            averages[k].mean, averages[k].steps = old["means"][k], i
-        optimizer.load_state_dict(old["optimizer"])
-        if world == 1: torch.set_rng_state(old["rng"])
+    if state.exists(): i, spent, log = load_run(state, models, averages, optimizer, rng=world == 1)
     started, reported, losses = time.time() - spent, time.time(), []
     bar = tqdm(total=round(minutes*60), initial=round(spent), unit="s", disable=rank > 0 or not progress, mininterval=5, desc=folder.name)
     def save():
-        if rank: return
-        tmp = folder/"state.tmp"
-        torch.save(dict(rng=torch.get_rng_state(), step=i, spent=time.time()-started, log=log, models={k: m.state_dict() for k, m in models.items()},
-                        means={k: a.mean for k, a in averages.items()}, optimizer=optimizer.state_dict()), tmp)
-        tmp.rename(state)
+        if rank == 0: save_run(state, models, averages, optimizer, step=i, spent=time.time()-started, log=log)
     while True:
         spent = same_everywhere(time.time() - started)
         done = i/steps if steps else spent/(60*minutes)
         if done >= 1 or (max_steps and i >= max_steps): break
         loss = step(i)
         loss.backward()
-        average_gradients(optimizer.parameters)
-        norm = nn.utils.clip_grad_norm_([p for p in optimizer.parameters if p.grad is not None], clip)
-        if torch.isfinite(norm): optimizer.step(learning_rate(done, cool=cool))
-        else: optimizer.step(0.)
+        clipped_step(optimizer, clip, learning_rate(done, cool=cool))
         for k, m in models.items(): averages[k].update(m)
         losses.append(loss.detach())
         i += 1

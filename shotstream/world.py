@@ -207,11 +207,11 @@ def _draw_shots(rng, story, n, frames, switch):
         shots.append(replace(shot, caption=shot_caption(rng, story, shot)))
     return tuple(shots)
 
-# %% ../nbs/01_world.ipynb #e3ea8dc9
+# %% ../nbs/01_world.ipynb #f16a21c3
 def draw_story(
     seed:int,            # Any integer: the same seed gives the same story on every machine
     n_shots=None,        # Number of shots; by default 2 to 5
-    frames=None,         # Frames of every shot (1 + 4k); by default 9 to 81, at most 250 in all
+    frames=None,         # Frames of every shot (1 + 4k); by default 9 to 81; 2 to 5 shots have at most 250 in all
     held_out=False,      # Should the hero be one of the combinations kept for tests?
     pair=.25,            # Probability of a story with two characters; the second may look like anybody
     switch=.25,          # Probability that a shot moves to another place

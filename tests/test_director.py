@@ -1,4 +1,5 @@
 """A story being made: whatever is done to it, at any moment, it stays one that could have been filmed from scratch."""
+import io
 import json
 import random
 import threading
@@ -6,6 +7,7 @@ import time
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -484,6 +486,60 @@ def test_desk_stays_on_the_branch_it_made(pipe):
         desk.branches.value = "branch 1"
         assert desk.director.name == "branch 1" and len(desk.director.shots) == 1
     finally: desk.close()
+
+
+def test_desk_figures(pipe):
+    "A prompt that waits for others says nothing about speed; a memory that is just being made has nothing to show; an error clears the strip; the end is said"
+    from shotstream.desk import NEW, Desk, memory_picture
+    desk = Desk(pipe)
+    try:
+        desk.latents.value = 4
+        desk.next_shot()
+        desk.next_shot()
+        assert desk.asked is None or desk.director.shots        # the second one waits
+        frames = desk.director.watch(60)
+        memory, desk.director.stream.memory = desk.director.stream.memory, None
+        assert frames is None or desk.guarded(desk.read_out, frames)
+        desk.director.stream.memory = memory
+        deadline = time.monotonic() + 60
+        while "ready" not in desk.status.value and time.monotonic() < deadline: time.sleep(.02)
+        assert "ready" in desk.status.value and len(desk.strip.children) == 2
+        desk.strip.children = ()
+        desk.went_wrong("the disk is full")
+        assert len(desk.strip.children) == 2 and "the disk is full" in desk.status.value
+    finally: desk.close()
+    row = [Image.open(io.BytesIO(memory_picture([(0, .5), (1, .5)], newest))).getpixel((12*i + 6, 40)) for newest in (1, 3) for i in range(2)]
+    assert [p == NEW for p in row] == [False, True, True, True]
+
+
+def test_speed_counts_frames(pipe):
+    "A shot of one latent has one frame, not four"
+    with Director(pipe, CAPTION) as d:
+        for _ in range(3): d.next_shot(PROMPTS[0], latents=1)
+        assert d.wait(60)
+        assert [n for _, n in d.took] == [1, 1, 1] and d.fps == pytest.approx(3/sum(s for s, _ in d.took))
+
+
+def test_autosave_waits_for_a_save(pipe, tmp_path, monkeypatch):
+    "A person's save() into the same folder is no other director"
+    import shotstream.director as module
+    errors, inside, save_story = [], threading.Event(), module.save_story
+    def slowly(folder, *args):
+        save_story(folder, *args)
+        inside.set()
+        time.sleep(.3)                                           # written, but its time is not noted yet
+    with Director(pipe, CAPTION, folder=tmp_path) as d:
+        d.on("error", errors.append)
+        d.next_shot(PROMPTS[0], latents=1)
+        assert d.wait(60)
+        monkeypatch.setattr(module, "save_story", slowly)
+        saver = threading.Thread(target=d.save, args=(tmp_path,))
+        saver.start()
+        assert inside.wait(60)
+        d.next_shot(PROMPTS[1], latents=1)                       # ends in an autosave
+        assert d.wait(60)
+        saver.join()
+    assert errors == []
 
 
 def test_a_story_of_an_early_desk(pipe, tmp_path):

@@ -153,6 +153,7 @@ def test_damage_in_the_middle_costs_one_film_at_most(raw, tmp_path):
 
 def test_two_films_of_one_name(raw, tmp_path):
     film(raw/"good.mkv", (17, 13, 21))
+    captions(film(raw/"good.mm.mp4", (17, 13)), 2)     # sorted between the two
     assert run(raw, tmp_path/"out").bad == {"good.mp4": "another film is called good too: rename one"}
 
 

@@ -1,5 +1,7 @@
 """The student, its stages and its memory, beyond what the lessons show."""
+import contextlib
 import itertools
+import random
 
 import pytest
 import torch
@@ -166,12 +168,27 @@ def test_every_stage_trains(pipe, tmp_path, monkeypatch):
     run = lambda what, *args, **kw: getattr(distill, what)(tmp_path/what, *args, minutes=.01, **kw)
     run("film_paths", *models, tmp_path, n=2)
     run("train_ode", tmp_path/"film_paths", *models)
-    run("train_stage1", ode := load_file(tmp_path/"train_ode"/"ode.safetensors"), *models, None, tmp_path, n=2, critic_steps=1)
-    run("train_stage2", one := load_file(tmp_path/"train_stage1"/"stage1.safetensors"), *models, None, n=2, shots=2, critic_steps=1)
+    pulls, path_loss = [], distill.path_loss
+    monkeypatch.setattr(distill, "path_loss", lambda *args: pulls.append(path_loss(*args)) or pulls[-1])
+    run("train_stage1", ode := load_file(tmp_path/"train_ode"/"ode.safetensors"), *models, None, tmp_path, n=2, critic_steps=1, paths=tmp_path/"film_paths")
+    assert pulls and not pulls.clear()                     # the paths' ends hold on, in both stages
+    run("train_stage2", one := load_file(tmp_path/"train_stage1"/"stage1.safetensors"), *models, None, n=2, shots=2, critic_steps=1, paths=tmp_path/"film_paths")
+    assert pulls
     two = load_file(tmp_path/"train_stage2"/"stage2.safetensors")
     for before, after in ((teacher, ode), (ode, one), (one, two)):
         assert set(before) == set(after) and any(not torch.equal(before[k], after[k]) for k in before)
     assert all(torch.equal(v, teacher[k]) for k, v in pipe.teacher.state_dict().items())       # the teacher only teaches
+
+
+def test_path_loss_takes_some_stories(pipe):
+    "Of a batch with one broken story, one at a time is whole or broken; all together are broken"
+    table = stack_stories(*[next_shot_table([0]*6, 3, 1)]*3)
+    states = torch.randn(3, 5, 3, 32, 8, 8, generator=torch.Generator().manual_seed(0))
+    states[2] = float("nan")
+    batch = dict(context=torch.zeros(3, 6, 32, 8, 8), states=states, text=torch.zeros(3, 2, 8, 96), **{f"table.{k}": v for k, v in vars(table).items()})
+    broken = lambda n: {distill.path_loss(pipe.transformer, [batch], random.Random(seed), contextlib.nullcontext, n).isnan().item() for seed in range(6)}
+    assert broken(1) == {True, False} and broken(3) == {True}
+    with pytest.raises(ValueError, match="shotstream train paths"): distill.load_paths("nowhere")
 
 
 def test_what_was_trained_here_can_film(pipe, tmp_path, monkeypatch, capsys):
