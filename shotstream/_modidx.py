@@ -430,6 +430,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'shotstream.pipeline.ShotStreamPipeline.to': ( 'pipeline.html#shotstreampipeline.to',
                                                                                     'shotstream/pipeline.py'),
                                      'shotstream.pipeline.check_card': ('pipeline.html#check_card', 'shotstream/pipeline.py'),
+                                     'shotstream.pipeline.no_bar': ('pipeline.html#no_bar', 'shotstream/pipeline.py'),
                                      'shotstream.pipeline.student_shots': ('pipeline.html#student_shots', 'shotstream/pipeline.py'),
                                      'shotstream.pipeline.teacher_shots': ('pipeline.html#teacher_shots', 'shotstream/pipeline.py'),
                                      'shotstream.pipeline.toy_student': ('pipeline.html#toy_student', 'shotstream/pipeline.py')},

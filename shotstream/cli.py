@@ -42,9 +42,7 @@ def story(args):
     import torch
     from PIL import Image
     from shotstream.pipeline import ShotStreamPipeline
-    from transformers.utils.logging import disable_progress_bar
     from shotstream.story import contact_sheet
-    disable_progress_bar()                                   # of loading; filming has its own
     _check_device(args.device)
     torch.set_num_threads(1)
     pipe = ShotStreamPipeline.from_pretrained(args.model, torch.float32 if args.device == "cpu" else torch.bfloat16, args.weights).to(args.device)

@@ -105,3 +105,11 @@ def test_a_resting_text_encoder_stays():
     assert pipe.features("close up: the ball waves.").is_meta and pipe.text_encoder.device.type == "cpu"      # read where it rests, sent where it is wanted
     pipe.transformer.to_empty(device="cpu")
     assert torch.equal(pipe.features("close up: the ball waves."), words)
+
+
+def test_the_toy_loads_quietly(capfd):
+    "No progress bar for a second's work; the setting is left as it was"
+    from transformers.utils import logging
+    before = logging.is_progress_bar_enabled()
+    ShotStreamPipeline.from_pretrained("toy")
+    assert "Loading" not in capfd.readouterr().err and logging.is_progress_bar_enabled() == before
