@@ -168,7 +168,7 @@ def train_stage1(
     minutes:float=18,   # On two processes; resumes
     critic_steps:int=3, # Per generator step
     lr:float=1e-4, n:int=8,
-    keep:float=.6,      # So far on the way from `start` are the weights that are saved
+    keep:float=.8,      # So far on the way from `start` are the weights that are saved
     paths=None, anchor:float=.25, # Folder of `film_paths`, and the weight of `path_loss` beside matching: it keeps the films' variety
 ):
     "Self-forcing inside a shot, with the true past (§4.2, stage 1)"
