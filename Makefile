@@ -1,6 +1,6 @@
 # `make story` films a story, `make desk` opens the director's desk, `make lab` the notebooks, `make test` runs everything that can fail.
 PYTHON ?= python3
-STORY ?= data_samples/stories/small_king.json
+STORY ?= data_samples/stories/long_way_home.json
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: story test lab desk export clean
