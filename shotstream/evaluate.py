@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHOT', 'HERO', 'exam_story', 'seen_before', 'guess', 'distance', 'by_teacher', 'by_student', 'take_exam', 'table',
-           'report', 'readings', 'lasting', 'drift', 'identity_matrix', 'spread']
+           'report', 'readings', 'lasting', 'drift', 'drift_apart', 'identity_matrix', 'spread']
 
 # %% ../nbs/backstage/evaluate.ipynb #24129c98
 import random
@@ -159,6 +159,15 @@ def drift(
         rows["true"].append(errors(read(film(context, table, text, generator)), keep([truth(s, last) for s in part])))
     out = {k: {name: torch.cat([r[name] for r in rows[k]]) for name in SECRET} for k in ("own", "true")}
     return dict(out, films=torch.cat(rows["films"]))
+
+# %% ../nbs/backstage/evaluate.ipynb #02328976
+def drift_apart(
+    a, b, # Of two models, from `drift`
+)->tuple: # Mean error of a's last shots less that of b's, after their own pasts; and (2.5 %, 97.5 %)
+    "Whose films drift less? Story by story, because both filmed the same ones"
+    rows = torch.stack([torch.stack(list(r["own"].values()), 1) for r in (a, b)], 1)             # story, model, attribute
+    less = lambda rows: (rows[:, 0].nanmean(0).nanmean() - rows[:, 1].nanmean(0).nanmean()).item()
+    return less(rows), interval(rows, less, 2000)
 
 # %% ../nbs/backstage/evaluate.ipynb #5a450992
 HERO = ("pattern", "hue", "hue_a", "hue_b")
