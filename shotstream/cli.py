@@ -139,6 +139,7 @@ def train_student(args, vae, minutes):
 # %% ../nbs/backstage/cli.ipynb #4552f423
 def exam(args):
     "Examine teacher or student"
+    from dataclasses import replace
     import torch
     from shotstream.evaluate import by_student, by_teacher, report, table, take_exam
     from shotstream.metrics import Judge
@@ -148,7 +149,7 @@ def exam(args):
     torch.set_num_threads(1)
     pipe, judge = ShotStreamPipeline.from_pretrained(args.model), Judge.from_pretrained(ASSETS/"judge").float().eval()
     print(f"{args.n} unseen stories of five shots" if args.films else f"{args.n} unseen shots, filmed with their own past, with none, and with another story's", flush=True)
-    film = by_teacher(pipe.teacher, **({} if args.steps is None else dict(steps=args.steps))) if args.teacher else by_student(pipe.transformer)
+    film = by_teacher(pipe.teacher, replace(pipe.sampling, steps=args.steps or pipe.config.teacher_steps), pipe.teacher_guidance()) if args.teacher else by_student(pipe.transformer, pipe.sampling)
     if args.films: return exam_of_films(args, film, pipe, judge)
     marks = take_exam(film, pipe.text_encoder, pipe.tokenizer, pipe.vae, judge, args.n)
     print(table({h: report(marks, h) for h in ("own", "none", "other")}))

@@ -9,6 +9,7 @@ __all__ = ['LINEARS', 'some_latents', 'captions', 'film_paths', 'load_paths', 'p
 
 # %% ../nbs/backstage/distill.ipynb #ec3c17b5
 import random, time
+from dataclasses import replace
 from pathlib import Path
 import torch
 from PIL import Image
@@ -17,14 +18,13 @@ from safetensors.torch import load_file, save_file
 from .codec import to_uint8
 from .core import FrameTable, first_shot_table, next_shot_table, stack_stories
 from .data import LatentCache
-from .flow import draw_sigma
 from .metrics import errors, truth
 from .ode import ode_loss, trajectory
 from .recipes import validation_batch
 from .rollout import own_context, rollout, student_loss
 from .story import contact_sheet
-from .student import SHIFT
-from .teacher import drop, teacher_loss, without_past
+from .student import student_sigmas
+from .teacher import TOY_TRAINING, drop, teacher_loss, without_past
 from .text import compose_prompt, encode_prompts
 from .train import TwoOptimizers, clipped_step, quick, rank_and_world, run
 from .transformer import ShotTransformer
@@ -61,7 +61,7 @@ def film_paths(
         context, x0, table, prompts = latents.batch(rng, n, rng.choice((5, 9, 9, 9, 13)))
         context, table = without_past(context, table, torch.tensor([rng.random() < .1 for _ in range(n)]))
         text = captions(prompts, tokenizer, text_encoder)
-        with half(): states = trajectory(teacher, context, table, text)
+        with half(): states = trajectory(teacher, context, table, text, replace(TOY_TRAINING.sampling, steps=TOY_TRAINING.pair_steps), TOY_TRAINING.pair_guidance)
         rows = {f"table.{k}": v for k, v in vars(table).items()}
         save_file(dict(context=context.half(), states=states.half(), text=text.half(), **rows), folder/f"{i:05d}.safetensors")
         if rank == 0: print(f"{n*world*(i//world+1)} paths after {(time.time()-start)/60:.1f} min", flush=True)
@@ -83,7 +83,7 @@ def path_loss(
     first = rng.randrange(max(1, len(batch["states"])-n+1))
     b = {k: v[first:first+n] for k, v in batch.items()}
     table = FrameTable(**{k[6:]: v for k, v in b.items() if k.startswith("table.")})
-    with half(): return ode_loss(student, b["context"].float(), b["states"].float(), table, drop(b["text"].float())).mean()
+    with half(): return ode_loss(student, b["context"].float(), b["states"].float(), table, drop(b["text"].float()), student_sigmas(TOY_TRAINING.sampling.shift)).mean()
 
 def train_ode(
     folder,            # Checkpoints and `ode.safetensors`
@@ -123,7 +123,7 @@ def screening(
     @torch.no_grad()
     def report(i, averages):
         load_means(mean, averages["student"].mean)
-        video = film(rollout(mean, context, table, text, generator=torch.Generator().manual_seed(0)))
+        video = film(rollout(mean, context, table, text, TOY_TRAINING.sampling, torch.Generator().manual_seed(0)))
         Image.fromarray(contact_sheet(list(video[:8]))).save(Path(folder)/f"films-{i:06d}.png")
         out = {k: f"{v} of {real[k]}" for k, v in look_of(video).items()}
         if judge:
@@ -155,7 +155,7 @@ def adam(model, lr): return TwoOptimizers([p for p in model.parameters() if p.re
 
 def critic_step(critic, optimizer, context, film, table, text, half):
     "The critic learns what the student's films look like"
-    with half(): loss = teacher_loss(critic, context, film, table, text, draw_sigma(len(film), SHIFT).clamp(.02, .98)).mean()
+    with half(): loss = teacher_loss(critic, context, film, table, text, TOY_TRAINING.score_sigma(len(film))).mean()
     loss.backward()
     clipped_step(optimizer)
 
@@ -188,10 +188,10 @@ def train_stage1(
             with torch.no_grad(): return context, table, captions(prompts, tokenizer, text_encoder)
         for _ in range(critic_steps):
             context, table, text = draw()
-            with torch.no_grad(), half(): film = rollout(student, context, table, text, stop=shared.randrange(4)).float()
+            with torch.no_grad(), half(): film = rollout(student, context, table, text, TOY_TRAINING.sampling, stop=shared.randrange(4)).float()
             critic_step(critic, theirs, context, film, table, text, half)
         context, table, text = draw()
-        with half(): loss, _ = student_loss(student, teacher, critic, context, table, text, draw_sigma(len(text), SHIFT).clamp(.02, .98), shared.randrange(4))
+        with half(): loss, _ = student_loss(student, teacher, critic, (context, table, text), TOY_TRAINING.score_sigma(len(text)), shared.randrange(4), TOY_TRAINING)
         return loss.mean() + (anchor*path_loss(student, batches, own, half, n//2) if batches else 0.)
     means = run(step, dict(student=student, critic=critic), WithCritic(mine, theirs), folder, minutes,
                 screening(folder, student, text_encoder, tokenizer, vae, judge), every=120, decay=.98)
@@ -252,10 +252,10 @@ def train_stage2(
         context, table = own_past(vae, story["done"], story["frames"], n, blank)
         text = story["text"]
         for _ in range(critic_steps):
-            with torch.no_grad(), half(): film = rollout(student, context, table, text, stop=shared.randrange(4)).float()
+            with torch.no_grad(), half(): film = rollout(student, context, table, text, TOY_TRAINING.sampling, stop=shared.randrange(4)).float()
             critic_step(critic, theirs, context, film, table, text, half)
-        with half(): loss, _ = student_loss(student, teacher, critic, context, table, text, draw_sigma(n, SHIFT).clamp(.02, .98), shared.randrange(4))
-        with torch.no_grad(), half(): story["done"].append(rollout(student, context, table, text).float())
+        with half(): loss, _ = student_loss(student, teacher, critic, (context, table, text), TOY_TRAINING.score_sigma(n), shared.randrange(4), TOY_TRAINING)
+        with torch.no_grad(), half(): story["done"].append(rollout(student, context, table, text, TOY_TRAINING.sampling).float())
         return loss.mean() + (anchor*path_loss(student, batches, own, half, n//2) if batches else 0.)
     means = run(step, dict(student=student, critic=critic), WithCritic(mine, theirs), folder, minutes,
                 screening(folder, student, text_encoder, tokenizer, vae, judge), every=120, decay=.98)

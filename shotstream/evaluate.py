@@ -15,6 +15,7 @@ from .codec import to_uint8
 from .data import collate, context_picks, encode_story, needed_singles, next_shot_example
 from .metrics import CIRCLES, CLASSES, LINES, SECRET, TOLD, errors, interval, score, truth, visible
 from .distill import own_past
+from .flow import Guidance, Sampling
 from .render import render_shot
 from .rollout import rollout
 from .teacher import sample_shot, without_past
@@ -49,13 +50,13 @@ def distance(name, a, b): # Number in [0, 1]
     return abs(a-b)/(LINES[name][1]-LINES[name][0]) if name in LINES else float(a != b)
 
 # %% ../nbs/backstage/evaluate.ipynb #88225ba6
-def by_teacher(model, steps=20, guidance=2., history_guidance=3., guide_above=.6): # For `take_exam`
+def by_teacher(model, sampling:Sampling, guidance:Guidance): # For `take_exam`
     "Film with the slow model"
-    return lambda context, table, text, generator: sample_shot(model, context, table, text, steps, guidance, history_guidance, guide_above, generator=generator)
+    return lambda context, table, text, generator: sample_shot(model, context, table, text, sampling, guidance, generator)
 
-def by_student(model): # For `take_exam`
+def by_student(model, sampling:Sampling): # For `take_exam`
     "Film chunk by chunk"
-    return lambda context, table, text, generator: rollout(model, context, table, text, generator=generator)
+    return lambda context, table, text, generator: rollout(model, context, table, text, sampling, generator)
 
 @torch.no_grad()
 def take_exam(

@@ -18,10 +18,9 @@ from transformers import UMT5EncoderModel
 from .codec import ToyVAE, codec_loss, psnr, set_statistics, start_from_pca, to_float
 from .data import BUDGET, LatentCache, care, collate, context_picks, encode_story, needed_singles, next_shot_example
 from .facts import Examiner, facts
-from .flow import draw_sigma
 from .metrics import Judge, errors, judge_loss, truth
 from .render import render_shot
-from .teacher import drop, teacher_loss, toy_transformer, without_past
+from .teacher import TOY_TRAINING, drop, teacher_loss, toy_transformer, without_past
 from .text import encode_prompts, toy_text_encoder, toy_tokenizer
 from .train import TwoOptimizers, quick, rank_and_world, run, same_everywhere
 from .transformer import ShotTransformer
@@ -216,7 +215,7 @@ def train_teacher(
         else: context, x0, table, prompts, weight, asked = next_shot_batch(latents, own, shared.choice((3, 5, 9, 9, 9, 9, 13, 21)), .25*max(0., 1 - 2*clock["done"]))
         with half():
             text = encode_prompts([p for ps in prompts for p in ps], tokenizer, both.text_encoder).unflatten(0, (len(x0), -1))
-            loss = teacher_loss(both.transformer, context, x0, table, drop(text), draw_sigma(len(x0), 3., normal=True, even=1/6), weight=weight).mean()
+            loss = teacher_loss(both.transformer, context, x0, table, drop(text), TOY_TRAINING.teacher_sigma(len(x0)), weight=weight).mean()
             if asked is None: return loss
             past, new = examiner(*asked, BUDGET)
         clock.update(past=past.item(), new=new.item())

@@ -14,7 +14,7 @@ from torch import Tensor
 from .codec import VideoStream, to_uint8
 from .context import RULES, context_counts, context_frames, shot_frames
 from .core import first_shot_table, next_shot_table
-from .student import film_chunks, open_shot, student_sigmas, student_steps
+from .student import film_chunks, noise_source, open_shot, student_steps
 
 # %% ../nbs/19_stream.ipynb #1c8bd915
 @dataclass
@@ -128,6 +128,7 @@ class Order:
     prompt:str
     latents:int
     seed:int|None
+    noise:object=None      # Instead of noise drawn with the seed: see `noise_source`
 
 class Stream:
     "A story being filmed: iterate to get frames, `next_shot` to go on; iteration pauses when no prompt is waiting"
@@ -166,13 +167,14 @@ def next_shot(self:Stream,
     when:str="end",          # "end": after the running shot and all that wait; "now": cut to it
     latents:int=9,           # Length; 1 + 4(latents-1) frames
     seed:int|None=None,
+    noise=None,              # Instead of noise drawn with a seed: the initial noise of the whole shot, (1, latents, z, h, w), or a source; see `noise_source`
 ):
     "Ask for a shot, at any time"
     if when not in ("end", "now"): raise ValueError(f'when is "end" or "now", got {when!r}')
     if not 1 <= latents <= 21: raise ValueError(f"a shot has 1 to 21 latent frames (1 to 81 frames of film), got {latents}")
     self.pipe.check(self.caption, prompt)
     if when == "now": self.cut()
-    self.queue.append(Order(prompt, latents, seed))
+    self.queue.append(Order(prompt, latents, seed, noise))
 
 @patch
 def cut(self:Stream):
@@ -208,11 +210,12 @@ def film(self:Stream, order): # Yields `Frames`
     rows = self.prepare() if k else self.prepare_first()
     shot = next_shot_table(rows, order.latents, k if k else 1)[slice(len(rows), None)]
     shot = replace(shot, caption=torch.zeros_like(shot.caption))
-    words, sigmas = pipe.transformer.read(self.text[:, None]), student_sigmas(pipe.config.shift, student_steps(settings.steps))
+    words, sampling = pipe.transformer.read(self.text[:, None]), replace(pipe.sampling, steps=settings.steps, phi=settings.phi)
     generator = torch.Generator().manual_seed(1000*self.seed + k if order.seed is None else order.seed)
+    noise = generator if order.noise is None else noise_source(order.noise, generator)
     decode, latent, travelling, self.history.early = VideoStream(pipe.vae), 0, deque(), {}
     wanted = self.history.wanted(1 + 4*(order.latents-1))
-    for chunk in film_chunks(pipe.transformer, self.memory, shot, words, pipe.latent_shape(self.size), sigmas, generator, settings.phi):
+    for chunk in film_chunks(pipe.transformer, self.memory, shot, words, pipe.latent_shape(self.size), sampling, noise):
         for z in chunk.split(1, 1):
             if self.preview: yield Frames(k, latent, self.preview(z.transpose(1, 2), latent == 0), draft=True)
             travelling.append(made := self.send(k, latent, decode(z.transpose(1, 2).to(pipe.vae.dtype))))
