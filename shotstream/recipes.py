@@ -17,7 +17,7 @@ from torch import nn
 from transformers import UMT5EncoderModel
 from .codec import ToyVAE, codec_loss, psnr, set_statistics, start_from_pca, to_float
 from .data import BUDGET, LatentCache, care, collate, context_picks, encode_story, needed_singles, next_shot_example
-from .facts import Examiner, facts
+from .facts import Examiner, facts, token_grid
 from .flow import draw_sigma
 from .metrics import Judge, errors, judge_loss, truth
 from .render import render_shot
@@ -148,13 +148,14 @@ def base_batch(
 
 def next_shot_batch(
     latents:LatentCache, own, frames:int,
+    grid:int,     # Tokens in a row, `token_grid` of the model
     echo:float,   # How often the past shows the target too: copying is learned where it is easy, then where it is needed
 ): # context, target, table, prompts, weights, (goal, weight) of the questions
     "Shots with their past; one in ten has none"
     chosen = latents.draw(own, max(3, round(188/(frames + BUDGET))), frames)
     looks = [own.random() < echo and k < len(latents.stories[j].shots)-1 for j, k in chosen]
     context, x0, table, prompts = collate([latents.example(j, k, frames, late) for (j, k), late in zip(chosen, looks)])
-    asked = [facts(latents.stories[j], past_of(latents.stories[j], k, late) + [(k, 4*i) for i in range(frames)]) for (j, k), late in zip(chosen, looks)]
+    asked = [facts(latents.stories[j], past_of(latents.stories[j], k, late) + [(k, 4*i) for i in range(frames)], grid) for (j, k), late in zip(chosen, looks)]
     goal, sure = map(torch.stack, zip(*asked))
     context, table = without_past(context, table, torch.tensor([own.random() < .1 for _ in chosen]))
     sure[:, :BUDGET] *= context.abs().amax((2, 3, 4)).gt(0)[..., None, None]                  # zeros show nothing
@@ -206,14 +207,14 @@ def train_teacher(
     trained = [p for name, p in both.named_parameters() if only is None or only in name]
     matrices = [p for name, p in both.transformer.named_parameters() if p.ndim == 2 and "blocks." in name and (only is None or only in name)]
     clock, half = dict(done=0., past=0., new=0.), quick(*[both.transformer]*(minutes > 5))     # compiling takes a while
-    examiner = Examiner(both.transformer)
+    examiner, grid = Examiner(both.transformer), token_grid(both.transformer)
     more, began, seed = camera(latents, film), time.time(), int(time.time())                   # every sitting draws other examples
     def step(i):
         clock["done"] = same_everywhere((time.time() - began + old)/(60*minutes))
         more()
         shared, own = random.Random(i), random.Random(f"{i} {seed} {rank}")
         if clock["done"] < base: context, x0, table, prompts, weight, asked = base_batch(latents, own, shared.choice((1, 1, 3, 5)))
-        else: context, x0, table, prompts, weight, asked = next_shot_batch(latents, own, shared.choice((3, 5, 9, 9, 9, 9, 13, 21)), .25*max(0., 1 - 2*clock["done"]))
+        else: context, x0, table, prompts, weight, asked = next_shot_batch(latents, own, shared.choice((3, 5, 9, 9, 9, 9, 13, 21)), grid, .25*max(0., 1 - 2*clock["done"]))
         with half():
             text = encode_prompts([p for ps in prompts for p in ps], tokenizer, both.text_encoder).unflatten(0, (len(x0), -1))
             loss = teacher_loss(both.transformer, context, x0, table, drop(text), draw_sigma(len(x0), 3., normal=True, even=1/6), weight=weight).mean()
