@@ -31,7 +31,8 @@ class Draw:
     step:int                # Of the run
     part:float              # Of the run that is over, 0 to 1
     shared:random.Random    # The same in all processes: for shapes, so that nobody waits for a longer batch
-    own:torch.Generator     # This process's, on the training device: for examples and noise
+    own:torch.Generator     # This process's, on the training device: for noise
+    cpu:torch.Generator     # This process's, on the CPU: for examples and noise levels, which no GPU need be asked about
 
 # %% ../nbs/backstage/train.ipynb #fec64356
 @dataclass
@@ -226,9 +227,9 @@ class Trainer:
     def draw(self, turn:int=0, micro:int=0)->Draw:
         "The random numbers of one loss"
         names = self.seed, self.step, turn, micro
-        torch.manual_seed(seed_of(*names, self.rank) % 2**63)     # for whatever draws without a generator
-        own = torch.Generator(self.machine.device).manual_seed(seed_of(*names, self.rank, "own") % 2**63)
-        return Draw(self.step, self.part, random.Random(seed_of(*names)), own)
+        torch.manual_seed(seed_of(*names, self.rank))     # for whatever draws without a generator
+        own, cpu = (torch.Generator(where).manual_seed(seed_of(*names, self.rank, str(where))) for where in (self.machine.device, "cpu"))
+        return Draw(self.step, self.part, random.Random(seed_of(*names)), own, cpu)
 
     def turn(self, i:int, name:str)->dict: # {metric: number tensor}
         "One optimizer step of one player"
