@@ -11,6 +11,7 @@ __all__ = ['SHOT', 'HERO', 'exam_story', 'seen_before', 'guess', 'distance', 'by
 
 # %% ../nbs/backstage/evaluate.ipynb #24129c98
 import math, random
+from functools import lru_cache
 import torch
 from tqdm.auto import tqdm
 from dataclasses import asdict, dataclass, replace
@@ -34,13 +35,14 @@ def exam_story(i): # A `Story` of three shots with one character
     "Question `i`: combinations of attributes that training never saw"
     return draw_story(10_000 + i, n_shots=SHOT+1, frames=33, held_out=True, pair=0.)
 
+@lru_cache(4096)           # several models take the same exam
 def seen_before(story): # Set of names
     "Secrets that can be seen in the judged shot and in at least one of the frames it looks back at"
     here = [n for n in SECRET if visible(story, SHOT, n, 16)]
     scene = story.shots[SHOT].scene
     of_scene = lambda n: n in LINES or n == "hills"
     past = [(s, f) for s, f in context_picks(story, SHOT)]
-    return {n for n in here if any(visible(story, s, n, f) for s, f in past if not of_scene(n) or story.shots[s].scene == scene)}
+    return frozenset(n for n in here if any(visible(story, s, n, f) for s, f in past if not of_scene(n) or story.shots[s].scene == scene))
 
 def guess(stories, i, name): # Number
     "What one would say about story `i` knowing another one: only what captions tell is the same"
@@ -64,6 +66,7 @@ def by_student(model, sampling:Sampling): # For `take_exam`
     return lambda context, table, text, generator: rollout(model, context, table, text, sampling, generator)
 
 # %% ../nbs/backstage/evaluate.ipynb #a214e8e6
+@torch.no_grad()
 def true_shot(
     vae, story, k, # A codec, a `Story` and the number of a shot
 )->tuple: # Its `next_shot_example` on the codec's device, and its film (f, h, w, 3) there
@@ -81,6 +84,7 @@ def true_batch(
     context, x0, table, prompts = collate(examples)
     return context, x0, table.to(vae.device), encode_captions(prompts, tokenizer, text_encoder).to(vae.device), torch.stack(films)
 
+@torch.no_grad()
 def decode_film(
     vae, z, # A codec; (b, f, z, h, w) latents
 )->torch.Tensor: # (b, 4f-3, h, w, 3) uint8
@@ -187,9 +191,10 @@ def readings(said:dict)->list: # Of `truth`-like dicts
             if r["pattern"] != pattern: del r[name]
     return out
 
+@lru_cache(4096)
 def lasting(story, last): # Set of names
     "Secrets that can be seen in the first and in the last shot"
-    here = {n for n in SECRET if visible(story, 0, n, 16) and visible(story, last, n, 16)}
+    here = frozenset(n for n in SECRET if visible(story, 0, n, 16) and visible(story, last, n, 16))
     return here if story.shots[0].scene == story.shots[last].scene else here - {*LINES, "hills"}
 
 # %% ../nbs/backstage/evaluate.ipynb #b73bf2f7

@@ -9,6 +9,7 @@ __all__ = ['CLASSES', 'CIRCLES', 'LINES', 'MOVING', 'TOLD', 'SECRET', 'truth', '
 
 # %% ../nbs/11_metrics.ipynb #13a47816
 import math
+from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -52,6 +53,9 @@ def changed(story, name):
     field = "angle" if name.endswith("angle") else name
     return replace(story, characters=(replace(character, **{field: other.get(field, character.angle+80)}), *story.characters[1:]))
 
+@lru_cache(64)
+def _frame(story, k, frame): return render_shot(story, k, frames=[frame]).float()       # the same one is asked about every secret
+
 def visible(
     story, k:int, # A shot
     name:str,     # One of `SECRET`
@@ -59,7 +63,7 @@ def visible(
     pixels:int=8, # So many must change
 )->bool:
     "Can this secret be seen in this frame? Yes, if another value would look different"
-    a, b = (render_shot(s, k, frames=[frame]).float() for s in (story, changed(story, name)))
+    a, b = _frame(story, k, frame), render_shot(changed(story, name), k, frames=[frame]).float()
     return ((a - b).abs().amax(-1) > 20).sum().item() >= pixels
 
 # %% ../nbs/11_metrics.ipynb #c402f759
