@@ -121,6 +121,7 @@ class Frames:
     latent:int     # Number of the latent frame inside it
     video:Tensor   # (1, h, w, 3) uint8 for a shot's first latent, (4, h, w, 3) for every other
     draft:bool=False # A small picture that was not decoded; the real one comes next
+    latents:Tensor|None=None # (1, 1, z, h, w) what the frames were decoded from, if the stream keeps latents
 
 @dataclass
 class Order:
@@ -139,9 +140,12 @@ class Stream:
         size:tuple=(64, 64),     # Height and width in pixels
         keep_films:bool=False,   # Keep whole shots, so that budget, rule and pins may change in the middle of a story?
         preview=None,            # A `Preview`: hand over a draft before the frames of every latent
+        keep_latents:bool=False, # Hand over the latents with the frames?
+        on_step=None,            # `on_step(i, sigma, x0)` -> x0, after every denoising step; it may change it
         **settings,              # See `Settings`
     ):
-        self.pipe, self.caption, self.seed, self.size, self.preview = pipe, caption, seed, size, preview
+        self.pipe, self.caption, self.seed, self.size = pipe, caption, seed, size
+        self.preview, self.keep_latents, self.on_step = preview, keep_latents, on_step
         self.history, self.settings, self.memory = History(pipe.encode, films=keep_films), Settings(), None
         self.queue, self.running, self.cutting, self.ready, self.seen = deque(), None, False, None, []
         self.road = torch.cuda.Stream(pipe.device) if pipe.device.type == "cuda" else None    # frames leave a GPU on it
@@ -215,17 +219,17 @@ def film(self:Stream, order): # Yields `Frames`
     noise = generator if order.noise is None else noise_source(order.noise, generator)
     decode, latent, travelling, self.history.early = VideoStream(pipe.vae), 0, deque(), {}
     wanted = self.history.wanted(1 + 4*(order.latents-1))
-    for chunk in film_chunks(pipe.transformer, self.memory, shot, words, pipe.latent_shape(self.size), sampling, noise):
+    for chunk in film_chunks(pipe.transformer, self.memory, shot, words, pipe.latent_shape(self.size), sampling, noise, self.on_step):
         for z in chunk.split(1, 1):
             if self.preview: yield Frames(k, latent, self.preview(z.transpose(1, 2), latent == 0), draft=True)
-            travelling.append(made := self.send(k, latent, decode(z.transpose(1, 2).to(pipe.vae.dtype))))
+            travelling.append(made := self.send(k, latent, decode(z.transpose(1, 2).to(pipe.vae.dtype)), z))
             if len(travelling) > self.lag or latent == 0: yield self.hand_over(*travelling.popleft())   # somebody waits for the first
             self.history.glimpse(wanted, max(0, 4*latent-3), made[1])            # while somebody looks at the frames
             latent += 1
         while travelling: yield self.hand_over(*travelling.popleft())            # before the long looks at the next chunk
 
 @patch
-def send(self:Stream, shot, latent, video): # `Frames` on their way, the pixels that become context, and what to wait for
+def send(self:Stream, shot, latent, video, z): # `Frames` on their way, the pixels that become context, and what to wait for
     "Frames for people; and for the next shot's context, in bytes like them or unrounded, as published"
     frames, landed = to_uint8(video)[0], None
     pixels = frames if self.pipe.config.context_pixels == "uint8" else video[0].permute(1, 2, 3, 0).clamp(-1, 1)
@@ -234,7 +238,7 @@ def send(self:Stream, shot, latent, video): # `Frames` on their way, the pixels 
         frames.record_stream(self.road)                                          # and stay where they are until they have
         with torch.cuda.stream(self.road): frames = frames.to("cpu", non_blocking=True)
         landed = self.road.record_event()
-    return Frames(shot, latent, frames.cpu()), pixels, landed
+    return Frames(shot, latent, frames.cpu(), latents=z if self.keep_latents else None), pixels, landed
 
 @patch
 def hand_over(self:Stream, frames, pixels, landed)->Frames:
