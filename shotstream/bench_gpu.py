@@ -10,6 +10,7 @@ __all__ = ['OPTIONS', 'Clock', 'watched', 'attending', 'attention_used', 'measur
 import math, platform, subprocess, time
 from contextlib import contextmanager
 from copy import copy, deepcopy
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 import torch

@@ -7,7 +7,8 @@ __all__ = ['add_noise', 'velocity', 'to_x0', 'to_noise', 'euler', 'shift_sigma',
            'guided', 'Guidance', 'Sampling', 'from_v_prediction']
 
 # %% ../nbs/06_flow.ipynb #f69193ab
-from dataclasses import dataclass, field
+import dataclasses
+from dataclasses import dataclass
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -57,10 +58,13 @@ def euler(
     x:Tensor,        # (b, f, ...) noise to start from
     sigmas:Tensor,   # (steps + 1,) falling from 1 to 0
     progress=False,  # Show a bar?
+    on_step=None,    # `on_step(i, sigma, x)` -> x, after every step; it may change it
 )->Tensor:           # (b, f, ...) sample
     "Follow the flow in straight steps"
-    for a, b in tqdm(list(zip(sigmas[:-1].tolist(), sigmas[1:].tolist())), disable=not progress, leave=False):
+    pairs = list(zip(sigmas[:-1].tolist(), sigmas[1:].tolist()))
+    for i, (a, b) in enumerate(tqdm(pairs, disable=not progress, leave=False)):
         x = x + (b-a)*v(x, a)
+        if on_step is not None: x = on_step(i, a, x)
     return x
 
 # %% ../nbs/06_flow.ipynb #93f2edaf
@@ -121,25 +125,26 @@ class Guidance:
     text:float=1.           # Scale of classifier-free guidance: how strictly the caption is followed
     history:float=1.        # Scale of history guidance: how strictly the context frames are followed
     min_sigma:float=0.      # Frames with no more noise than this are not guided
-    negative:Tensor|None=field(default=None, compare=False) # (1, 1, l, d) caption to be guided away from; `None`: zeros
+    negative:Tensor|None=dataclasses.field(default=None, compare=False) # (1, 1, l, d) caption to be guided away from; `None`: zeros
 
 @dataclass(frozen=True)
 class Sampling:
     "How noise becomes a shot. Travels whole from a pipeline's config to every function that samples or trains"
-    steps:int|tuple           # Denoising steps: of the teacher's Euler sampler, or of the student per chunk; or the student's steps themselves, of 1000
+    steps:int|tuple           # Of the teacher's Euler sampler, or of the student per chunk; or the student's steps themselves, of 1000
     shift:float               # Of the noise schedule, see `shift_sigma`
     phi:float=1/6             # Phase jump of the rotary position at a cut, in radians
-    context_time:str="clean"  # "clean" or "target": the noise level that the teacher is told of its context; "target" is published
+    context_time:str="clean"  # "clean" or "target": which noise level the teacher is told of its context; "target" is published
     context_pixels:str="uint8" # "uint8" or "float": what is encoded again as context, rounded or (published) not
-    cache_noise:float=0.      # Noise level of the clean frames that are written to the KV cache; published training: .0079
+    cache_noise:float=0.      # Noise level of clean frames when they are written to the KV cache; published training: .0079
     window:int=21             # Latent frames of the shot that a chunk may see, itself included
     sink:int=0                # First latent frames of the shot that stay visible beside the window
+    exit_step:int|None=None   # Leave the student's sampler after this step (counted from 0), the only one with a gradient: training
 
     def __post_init__(self):
         for name, known in (("context_time", ("clean", "target")), ("context_pixels", ("uint8", "float"))):
-            if getattr(self, name) not in known: raise ValueError(f"{name} is {known[0]!r} or {known[1]!r}, got {getattr(self, name)!r}")
+            if (asked := getattr(self, name)) not in known: raise ValueError(f"{name} is {known[0]!r} or {known[1]!r}, got {asked!r}")
         if self.shift <= 0: raise ValueError(f"the shift of a noise schedule is positive, got {self.shift}")
-        if not 0 <= self.cache_noise < 1: raise ValueError(f"cache_noise is a noise level from 0 to below 1, got {self.cache_noise}")
+        if not 0 <= self.cache_noise < 1: raise ValueError(f"cache_noise: a noise level from 0 to below 1, got {self.cache_noise}")
 
     @property
     def same_time(self):

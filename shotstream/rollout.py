@@ -6,6 +6,7 @@
 __all__ = ['rollout', 'score_x0', 'student_loss', 'own_context']
 
 # %% ../nbs/18_rollout.ipynb #a1d844e5
+from dataclasses import replace
 import torch
 from torch import Tensor
 from .codec import to_float, to_uint8
@@ -30,7 +31,7 @@ def rollout(
 )->Tensor:              # (b, f, z, h, w) the student's own film
     "Film a shot as the student does when nobody helps (§3.2, §4.2)"
     memory = Memory(len(model.blocks), sampling.window, sampling.sink, gradient=gradient)
-    return torch.cat(list(film_shot(model, memory, context, table, text, sampling, noise, stop)), 1)
+    return torch.cat(list(film_shot(model, memory, context, table, text, replace(sampling, exit_step=stop), noise)), 1)
 
 # %% ../nbs/18_rollout.ipynb #fc37e5e3
 @torch.no_grad()

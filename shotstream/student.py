@@ -35,19 +35,22 @@ def student_sigmas(
 
 # %% ../nbs/15_student.ipynb #2d809851
 def noise_source(
-    noise=None, # A generator (or `None`, the global one); the initial noise of a whole shot, (b, f, z, h, w); or a source, which stays what it is
+    noise=None, # A generator (`None`: the global one), the initial noise of a whole shot (b, f, z, h, w), or a source, which stays
     generator=None, # For the other noise, when the initial noise is given
 )->callable:    # `draw(shape, start, step)` -> standard normal
-    """Where the noise of a shot comes from: `draw` is asked for the noise of the chunk that begins at latent `start`, before denoising step `step`.
+    """Where the noise of a shot comes from: `draw` gives the noise of the chunk that begins at latent `start`, before step `step`.
 
     Step 0 is the initial noise; the number after the last step is the noise of the clean pass (`Sampling.cache_noise`).
     A generator is drawn on the CPU, so that a seed means the same film everywhere."""
     if callable(noise): return noise
-    if not torch.is_tensor(noise): return lambda shape, start, step: torch.randn(shape, generator=noise)
+    def fresh(shape, generator): return torch.randn(shape, generator=generator, device=generator.device if generator else None)
+    if not torch.is_tensor(noise): return lambda shape, start, step: fresh(shape, noise)
     def draw(shape, start, step):
-        if step: return torch.randn(shape, generator=generator)
+        if step: return fresh(shape, generator)
         first = noise[:, start:start+shape[1]]
-        if first.shape != torch.Size(shape): raise ValueError(f"noise of shape {tuple(noise.shape)} for latents {start} to {start+shape[1]-1} of shape {tuple(shape)}: give (stories, latents, z, h, w)")
+        if first.shape != torch.Size(shape): raise ValueError(
+            f"noise of shape {tuple(noise.shape)} for latents {start} to {start+shape[1]-1} of shape {tuple(shape)}: "
+            "give (stories, latents, z, h, w) of the whole shot")
         return first
     return draw
 
@@ -71,18 +74,20 @@ def film_chunk(
     memory:Memory,      # Holds the context and the shot so far
     table:FrameTable,   # (b, f) rows of this chunk
     text,               # (b, 1, l, d) the shot's caption, or what `model.read` made of it
-    sampling:Sampling,  # `steps`, `shift` and `phi` are used
-    draw,               # `draw(step)` -> (b, f, z, h, w) standard normal: 0 is the initial noise, then the fresh noise before every step
-    stop:int|None=None, # Leave after this step (counted from 0), the only one with a gradient: for training
+    sampling:Sampling,  # `steps`, `shift`, `phi` and `exit_step` are used
+    draw,               # `draw(step)` -> (b, f, z, h, w) standard normal: the initial noise (0), or fresh noise before a step
+    on_step=None,       # `on_step(i, sigma, x0)` -> x0, after every step; it may change it
 )->Tensor:              # (b, f, z, h, w) clean latents
     "A few jumps to the end of the line, with fresh noise between them (§4.2)"
     sigmas = student_sigmas(sampling.shift, sampling.steps)
-    x0, last = None, len(sigmas)-1 if stop is None else stop
+    x0, last = None, len(sigmas)-1 if sampling.exit_step is None else sampling.exit_step
     for i, sigma in enumerate(sigmas[:last+1]):
         x = draw(0) if i == 0 else add_noise(x0, draw(i).to(x0.dtype), sigma)
         with torch.set_grad_enabled(i == last and torch.is_grad_enabled()):
-            v = model(x.to(model.dtype).transpose(1, 2), None, text, table=table.at(sigma), cache=memory, phi=sampling.phi).sample.transpose(1, 2)
+            xt = x.to(model.dtype).transpose(1, 2)
+            v = model(xt, None, text, table=table.at(sigma), cache=memory, phi=sampling.phi).sample.transpose(1, 2)
         x0 = to_x0(x, v.to(x), sigma)                            # in full precision, whatever the model's is
+        if on_step is not None: x0 = on_step(i, sigma, x0)
     return x0
 
 def remember(
@@ -95,7 +100,8 @@ def remember(
 ):
     "One pass over clean frames, at time 0, whose keys and values stay"
     with torch.set_grad_enabled(torch.is_grad_enabled() and memory.gradient == "through"):
-        model(latents.to(model.dtype).transpose(1, 2), None, text, table=replace(table, sigma=torch.zeros_like(table.sigma)), cache=memory, phi=phi, answer=False)
+        clean = replace(table, sigma=torch.zeros_like(table.sigma))
+        model(latents.to(model.dtype).transpose(1, 2), None, text, table=clean, cache=memory, phi=phi, answer=False)
     memory.commit()
 
 # %% ../nbs/15_student.ipynb #127fe6a7
@@ -130,7 +136,7 @@ def film_chunks(
     shape,              # (z, h, w) of a latent
     sampling:Sampling,
     noise=None,         # Of the shot: a generator, the initial noise, or a source, see `noise_source`
-    stop:int|None=None, # See `film_chunk`
+    on_step=None,       # See `film_chunk`
 ): # Yields (b, 3, z, h, w) clean latents, chunk by chunk; the last may be shorter
     "Chunk after chunk: film, hand over, remember"
     source, steps = noise_source(noise), len(student_steps(sampling.steps))
@@ -138,8 +144,9 @@ def film_chunks(
     starts = [i for i in range(len(chunks)) if i == 0 or chunks[i] != chunks[i-1]] + [len(chunks)]
     for start, end in zip(starts, starts[1:]):
         rows = shot[slice(start, end)].to(model.device)
-        def draw(step, start=start, size=(len(rows.shot), end-start, *shape)): return to_device(source(size, start, step), model.device)
-        x0 = film_chunk(model, memory, rows, words, sampling, draw, stop)
+        size = len(rows.shot), end-start, *shape
+        def draw(step, start=start, size=size): return to_device(source(size, start, step), model.device)
+        x0 = film_chunk(model, memory, rows, words, sampling, draw, on_step)
         yield x0
         if end == len(chunks): return                            # nobody looks at the last chunk
         clean = add_noise(x0, draw(steps).to(x0.dtype), sampling.cache_noise) if sampling.cache_noise else x0
@@ -152,11 +159,11 @@ def film_shot(
     table:FrameTable,   # (b, c+f)
     text:Tensor,        # (b, s, l, d) captions
     sampling:Sampling,
-    noise=None, stop:int|None=None, # See `film_chunks`
+    noise=None, on_step=None, # See `film_chunks`
 ): # Yields (b, 3, z, h, w) clean latents, chunk by chunk; the last may be shorter
     "Context into memory, then chunk after chunk"
     b, c, *shape = context.shape
     past, shot, caption = caption_tables(table, c)
     open_shot(model, memory, context, past, text, sampling.phi)
     words = model.read(text[torch.arange(b), caption][:, None])
-    yield from film_chunks(model, memory, shot, words, shape, sampling, noise, stop)
+    yield from film_chunks(model, memory, shot, words, shape, sampling, noise, on_step)

@@ -117,13 +117,16 @@ def sample_shot(
     sampling:Sampling,  # Where it is guided each step is two network calls, three with both kinds
     guidance:Guidance,
     noise=None,         # (b, f, z, h, w), or a generator to draw it with
-    progress=False,     # Show a bar?
+    on_step=None,       # See `euler`
 )->Tensor:              # (b, f, z, h, w) latents
     "Make one shot: noise, then `sampling.steps` denoising steps over past and present"
     b, c, z, h, w = context.shape
-    if not torch.is_tensor(noise): noise = torch.randn(b, len(table)-c, z, h, w, generator=noise).to(context.device)     # float32, whatever the model has
-    def v(x, sigma): return guided_velocity(model, context, x, table.at(sigma, everywhere=sampling.same_time), text, guidance, sampling.phi)
-    return euler(v, noise, schedule(sampling.steps, sampling.shift), progress)
+    if not torch.is_tensor(noise):                       # float32, whatever the model has
+        noise = torch.randn(b, len(table)-c, z, h, w, generator=noise).to(context.device)
+    def v(x, sigma):
+        at = table.at(sigma, everywhere=sampling.same_time)
+        return guided_velocity(model, context, x, at, text, guidance, sampling.phi)
+    return euler(v, noise, schedule(sampling.steps, sampling.shift), on_step=on_step)
 
 # %% ../nbs/12_teacher.ipynb #7c9f0b02
 TOY_SAMPLING = Sampling(steps=20, shift=3.)           # Of the toy's teacher
