@@ -216,12 +216,13 @@ def frame_groups(
 HISTORY_COLUMNS = ("still", "shot", "frame")
 
 def _history(stories):
-    "(shots, 6) columns: rows of the stills, shot and frame of what each shot looks back at, -1 for a first shot; and [(story, shot, frame)] of all stills"
+    "(shots, 6) columns: row of the still, shot and frame that each shot looks back at, -1 for a first shot; and all stills"
     rows, stills = [], []
     for s, story in enumerate(stories):
         row_of = {pick: len(stills) + i for i, pick in enumerate(needed_singles(story))}
         stills += [(s, *pick) for pick in row_of]
-        for k in range(len(story.shots)): rows.append([(row_of[p], *p) for p in context_picks(story, k)] or [(-1, -1, -1)]*BUDGET)
+        for k in range(len(story.shots)):
+            rows.append([(row_of[p], *p) for p in context_picks(story, k)] or [(-1, -1, -1)]*BUDGET)
     return dict(zip(HISTORY_COLUMNS, torch.tensor(rows).reshape(-1, BUDGET, 3).unbind(2))), stills
 
 def index_stories(
@@ -303,7 +304,9 @@ def history_rows(
     chunk = torch.cat([torch.full((c,), -1), torch.arange(latents)//3]).expand(b, -1)
     target = torch.arange(c+latents).expand(b, -1) >= c
     shots = spread(torch.where(blank[:, None], 0, shot), torch.where(blank, 1, number))
-    return FrameTable(shots, torch.arange(c+latents).repeat(b, 1), spread(rank[:, :c], rank[:, c]), target.float(), target.contiguous(), chunk.contiguous()), captions
+    table = FrameTable(shots, torch.arange(c+latents).repeat(b, 1), spread(rank[:, :c], rank[:, c]), target.float(),
+                       target.contiguous(), chunk.contiguous())
+    return table, captions
 
 # %% ../nbs/backstage/data.ipynb #995d91df
 def write_shard(
@@ -330,7 +333,8 @@ def read_shard(
             if found == marks: return {k: f.get_tensor(k) for k in f.keys()}
     except Exception as error: raise ValueError(f"{path} cannot be read ({error}): delete it, it will be made again") from error
     wrong = {k: (found.get(k), v) for k, v in marks.items() if found.get(k) != v}
-    raise ValueError(f"{path} was made for something else ({', '.join(f'{k} {a}, not {b}' for k, (a, b) in wrong.items())}): use another folder, or delete it")
+    wrong = ", ".join(f"{k} {a}, not {b}" for k, (a, b) in wrong.items())
+    raise ValueError(f"{path} was made for something else ({wrong}): use another folder, or delete it")
 
 def read_cached_shard(
     path,              # A file of `LatentCache`
@@ -475,13 +479,14 @@ class LatentDataset(LatentShards):
         "Random shots"
         if (frames, first) not in self.odds: self.odds[frames, first] = _odds(self.index, frames, first)
         odds = self.odds[frames, first]
-        return torch.searchsorted(odds, torch.rand(n, generator=generator, dtype=torch.float64)*odds[-1], right=True).clamp(max=len(odds)-1)
+        at = torch.rand(n, generator=generator, dtype=torch.float64)*odds[-1]
+        return torch.searchsorted(odds, at, right=True).clamp(max=len(odds)-1)
 
     def batch(self,
         generator:torch.Generator,  # On the CPU, see `batch_generator`
         n:int, frames:int,          # Stories, and latents of the shot to be made
         first:float=.4,             # See `draw`
-        leak_target:float=0.,       # How often the past is that of one shot later and shows the target too: copying is learned where it is easy first
+        leak_target:float=0.,       # How often the past is that of one shot later and shows the target too
         drop_history:float=.1,      # How often there is no past
         grid:int|None=None,         # Tokens in a row, `token_grid` of the model: make `probe` too
     )->Batch:
@@ -497,7 +502,8 @@ class LatentDataset(LatentShards):
         context = self.stills.rows[still.clamp(min=0).to(device)].float()*(~blank).to(device)[:, None, None, None, None]
         target, there = self._targets(rows, frames), rows.to(device)
         probe = None if grid is None else self.probe(rows, shot, frame, blank, frames, grid)
-        return Batch(context, target, table.to(device), ids, mask, loss_weights(self.table, there, frames, size=target.shape[-1]), probe, rows)
+        weight = loss_weights(self.table, there, frames, size=target.shape[-1])
+        return Batch(context, target, table.to(device), ids, mask, weight, probe, rows)
 
     def probe(self,
         rows:Tensor,                # (n,) shots to be made
@@ -509,7 +515,8 @@ class LatentDataset(LatentShards):
         own = rows[:, None].expand(-1, frames)
         past = torch.where(blank[:, None], rows[:, None], (rows - self.index["number"][rows])[:, None] + shot)
         shots, when = torch.cat([past, own], 1), torch.cat([frame.clamp(min=0), (4*torch.arange(frames)).expand_as(own)], 1)
-        goal, weight = (o.unflatten(0, shots.shape) for o in probe_targets(self.table, *(o.flatten().to(self.device) for o in (shots, when)), grid))
+        asked = (o.flatten().to(self.device) for o in (shots, when))
+        goal, weight = (o.unflatten(0, shots.shape) for o in probe_targets(self.table, *asked, grid))
         weight[:, :frame.shape[1]] *= (~blank).to(self.device)[:, None, None, None]
         return goal, weight
 

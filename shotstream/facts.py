@@ -57,7 +57,8 @@ def token_grid(
 )->int:           # Tokens in a row and in a column
     "How finely the model sees a frame: one token per patch"
     patch = model.config.patch_size
-    if patch[1] != patch[2] or height % patch[1]: raise ValueError(f"latents of {height} x {height} do not split into square patches of {tuple(patch[1:])}")
+    if patch[1] != patch[2] or height % patch[1]:
+        raise ValueError(f"latents of {height} x {height} do not split into square patches of {tuple(patch[1:])}")
     return height//patch[1]
 
 @torch.no_grad()
@@ -110,7 +111,7 @@ class Examiner(nn.Module):
         goal:Tensor, weight:Tensor, # (b, c+f, n, facts) from `facts`
         c:int,                      # Frames of the past
     )->tuple:                       # Error of the past, error of the new shot: squared, averaged over tokens, summed over facts
-        "How wrong are the answers to the last forward pass? Raises `ValueError` if goal and model cut frames into different tokens"
+        "How wrong are the answers to the last forward pass? Raises `ValueError` if goal and model have different tokens"
         if goal.shape[2] != (n := self.heard["new"].shape[2]):
             raise ValueError(f"the model has {n} tokens per frame, the goal {goal.shape[2]}: make it with size=token_grid(model)")
         def wrong(ask, x, goal, weight):

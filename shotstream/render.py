@@ -124,7 +124,9 @@ def over_pixels(
 def _single(v): return v.float() if torch.is_tensor(v) else v     # a plain number meets float32 tensors as float32
 def _at_most(v, limit): return v.clamp(max=limit) if torch.is_tensor(v) else min(v, limit)
 def _at_least(v, limit): return v.clamp(min=limit) if torch.is_tensor(v) else max(v, limit)
-def _either(yes, a, b): return torch.where(yes, torch.full_like(yes, a, dtype=torch.float64), b) if torch.is_tensor(yes) else a if yes else b
+def _either(yes, a, b):
+    if not torch.is_tensor(yes): return a if yes else b
+    return torch.where(yes, torch.full_like(yes, a, dtype=torch.float64), b)
 
 # %% ../nbs/02_render.ipynb #b68e53d3
 def hsv(
@@ -157,7 +159,9 @@ def accessory_parts(
 def _paint(img, distance, colour, px):
     "Lay a colour over `img` (c, f, h, w) where `distance` < 0, smooth over one pixel; returns the coverage"
     cover = coverage(distance, px)
-    for channel, value in zip(img, colour): channel.lerp_(over_pixels(value) if torch.is_tensor(value) else img.new_full((), value), cover)
+    for channel, value in zip(img, colour):
+        value = over_pixels(value) if torch.is_tensor(value) else img.new_full((), value)
+        channel.lerp_(value, cover)
     return cover
 
 # %% ../nbs/02_render.ipynb #6b62d2e2
@@ -221,7 +225,8 @@ def _walk(p, shot, t, phase, r):
     "Walk across the screen: the camera's sweep is added, so that a walker keeps pace with it"
     last, step = _at_least(shot.frames-1, 1), phase*2*math.pi/20
     way = pick(dict.fromkeys(ACTIONS, -1.) | dict(right=1.), ACTIONS, shot.action)
-    span = _at_most(.012*last, _either(_paired(shot), .2, .36))*pick(dict(wide=1., pan=1., close=1.2), CAMERAS, shot.camera)
+    span = _at_most(.012*last, _either(_paired(shot), .2, .36))
+    span = span*pick(dict(wide=1., pan=1., close=1.2), CAMERAS, shot.camera)
     x = p["x"] - _single(shot.start*.6) + _single(way*span)*(t/_single(last) - .5) + camera_offset(shot, t)
     return dict(x=x, y=_single(-.05*r)*(1 - torch.cos(phase*2*math.pi/10)), tilt=_single(way*.07)*torch.sin(step),
                 look=p["look"] + _single(way), arm=p["arm"] + .35*torch.sin(step))
@@ -271,7 +276,8 @@ def _onto_land(shot, t, x, y):
 
 def _sun(scene, shot, t, x, y):
     X, Y, pan = _onto_land(shot, t, x, y)
-    yield circle(X + PARALLAX["sun"]*pan - over_pixels(scene.sun), Y - .19, .095), pick(SUN, TIMES, scene.time), PARALLAX["sun"]
+    disc = circle(X + PARALLAX["sun"]*pan - over_pixels(scene.sun), Y - .19, .095)
+    yield disc, pick(SUN, TIMES, scene.time), PARALLAX["sun"]
 
 def _land(scene, shot, t, x, y):
     X, Y, pan = _onto_land(shot, t, x, y)
@@ -284,7 +290,8 @@ def _props(scene, shot, t, x, y):
     X, Y, pan = _onto_land(shot, t, x, y)
     light, near = pick(LIGHT, TIMES, scene.time), PARALLAX["ground"]
     for where in (scene.prop_1, scene.prop_2):
-        for distance, colour in prop_parts(scene.place, X + near*pan - over_pixels(where), Y - HORIZON - .05): yield distance, _lit(colour, light), near
+        parts = prop_parts(scene.place, X + near*pan - over_pixels(where), Y - HORIZON - .05)
+        for distance, colour in parts: yield distance, _lit(colour, light), near
 
 def background_layers(
     scene:Scene, # Where
@@ -367,7 +374,8 @@ def badge_edge(
 )->Tensor: # Distance to the second colour
     "Half a disc, a band through the middle, or a dot"
     cos, sin = _direction(c.angle)
-    return choose(dict(dot=lambda: circle(x, y, .23), half=lambda: x*cos + y*sin, band=lambda: (x*cos + y*sin).abs() - .17), PATTERNS, c.pattern)
+    edges = dict(dot=lambda: circle(x, y, .23), half=lambda: x*cos + y*sin, band=lambda: (x*cos + y*sin).abs() - .17)
+    return choose(edges, PATTERNS, c.pattern)
 
 # %% ../nbs/02_render.ipynb #69809fa1
 LINE, SHOULDER = .15, (.7, .15)   # width of the body's outline; where the moving arm hangs
@@ -458,7 +466,8 @@ def _numbers(kind, records, names):
     "Records -> one record of the same kind whose fields are columns; names become class numbers"
     def column(field):
         values = [getattr(r, field) for r in records]
-        return torch.tensor([names[field].index(v) for v in values]) if field in names else torch.tensor(values, dtype=torch.float64)
+        if field in names: return torch.tensor([names[field].index(v) for v in values])
+        return torch.tensor(values, dtype=torch.float64)
     return kind(**{f.name: column(f.name) for f in fields(kind)})
 
 def _each(record, change, *others):
@@ -488,7 +497,7 @@ def _shot_columns(stories):
 # %% ../nbs/02_render.ipynb #936c7174
 @dataclass
 class StoryTable:
-    "All numbers of many stories: `characters`, `scenes` and `shots` are records whose fields are columns, names as class numbers"
+    "All numbers of many stories: records whose fields are columns, names as class numbers"
     characters: Character  # One row for every character of every story: names (n,) int64, numbers (n,) float64
     scenes: Scene          # One row for every scene
     shots: Shot            # One row for every shot; `cast` (n, 2), -1 for nobody, and `scene` are rows of the two above
@@ -500,9 +509,10 @@ class StoryTable:
         device="cpu",      # Where the columns shall be; float64 is needed there
     ):
         "Lay out stories as columns"
-        stories, colours = list(stories), dict(body=BODIES, colour=tuple(COLOURS), accessory=ACCESSORIES, pattern=PATTERNS)
+        stories = list(stories)
         if any(len(shot.cast) > 2 for s in stories for shot in s.shots): raise ValueError("a shot shows at most two characters")
-        characters = _numbers(Character, [c for s in stories for c in s.characters], colours)
+        names = dict(body=BODIES, colour=tuple(COLOURS), accessory=ACCESSORIES, pattern=PATTERNS)
+        characters = _numbers(Character, [c for s in stories for c in s.characters], names)
         scenes = _numbers(Scene, [c for s in stories for c in s.scenes], dict(place=PLACES, time=TIMES))
         first = torch.tensor([0] + [len(s.shots) for s in stories]).cumsum(0)
         return cls(characters, scenes, _shot_columns(stories), first).to(device)
@@ -518,10 +528,11 @@ class StoryTable:
     )->Tensor:             # (n,) rows of `shots`
         "Where these shots stand. Raises `IndexError` for a story or shot that is not there"
         rows = torch.as_tensor(rows, device=self.first_shot.device)
-        if len(rows) and not 0 <= int(rows[:, 0].min()) <= int(rows[:, 0].max()) < len(self):
-            raise IndexError(f"stories are numbered from 0 to {len(self)-1}, got {int(rows[:, 0].min())} to {int(rows[:, 0].max())}")
+        low, high = (int(rows[:, 0].min()), int(rows[:, 0].max())) if len(rows) else (0, 0)
+        if low < 0 or high >= len(self): raise IndexError(f"stories count from 0 to {len(self)-1}, got {low} to {high}")
         at, end = self.first_shot[rows[:, 0]] + rows[:, 1], self.first_shot[rows[:, 0] + 1]
-        if (wrong := (rows[:, 1] < 0) | (at >= end)).any(): raise IndexError(f"no such shot: story, shot = {rows[wrong][0, :2].tolist()}")
+        wrong = (rows[:, 1] < 0) | (at >= end)
+        if wrong.any(): raise IndexError(f"no such shot: story, shot = {rows[wrong][0, :2].tolist()}")
         return at
 
 def concat_stories(
@@ -531,11 +542,12 @@ def concat_stories(
     join, people, places, first = lambda *columns: torch.cat(columns), 0, 0, [tables[0].first_shot[:1]]
     shots = []
     for t in tables:
-        shots.append(replace(t.shots, cast=torch.where(t.shots.cast < 0, -1, t.shots.cast + people), scene=t.shots.scene + places))
+        cast = torch.where(t.shots.cast < 0, -1, t.shots.cast + people)
+        shots.append(replace(t.shots, cast=cast, scene=t.shots.scene + places))
         first.append(t.first_shot[1:] + first[-1][-1])
         people, places = people + len(t.characters.hue), places + len(t.scenes.sun)
-    characters, scenes, shots = (_each(*records[:1], join, *records[1:]) for records in ([t.characters for t in tables], [t.scenes for t in tables], shots))
-    return StoryTable(characters, scenes, shots, torch.cat(first))
+    kinds = [t.characters for t in tables], [t.scenes for t in tables], shots
+    return StoryTable(*(_each(records[0], join, *records[1:]) for records in kinds), torch.cat(first))
 
 # %% ../nbs/02_render.ipynb #15460805
 def _groups(key):
@@ -564,8 +576,8 @@ class _Patch:
         left, top = corner.to(img.device).unbind(1)
         columns, lines = (start[:, None] + torch.arange(n, device=img.device) for start, n in ((left, w), (top, h)))
         at = screen(size, img.device)[0].flatten()
-        self.x, self.y = at[columns][:, None, :], at[lines][:, :, None]
-        self.flat, self.at = img.flatten(1), ((rows[:, None]*size + lines)[:, :, None]*size + columns[:, None, :]).flatten()
+        self.x, self.y, self.flat = at[columns][:, None, :], at[lines][:, :, None], img.flatten(1)
+        self.at = ((rows[:, None]*size + lines)[:, :, None]*size + columns[:, None, :]).flatten()
         self.img = self.flat.index_select(1, self.at).view(3, len(rows), h, w)
     def put_back(self): self.flat.index_copy_(1, self.at, self.img.flatten(1))
 
@@ -613,12 +625,13 @@ def render_frames(
     rows,                 # (n, 3) ints: story, shot, frame
     size:int=64,          # Height and width in pixels
 )->Tensor:                # (n, size, size, 3) uint8, on the table's device
-    "Any frames of any stories, painted together: what `render_shot` gives, frame by frame. Raises `IndexError` for frames that are not there"
+    "Any frames of any stories, as `render_shot` paints them. Raises `IndexError` for frames that are not there"
     rows = torch.as_tensor(rows, device=table.first_shot.device).reshape(-1, 3)
     at, t = table.shot_numbers(rows), rows[:, 2].float()
-    if ((t < 0) | (t >= table.shots.frames[at])).any(): raise IndexError("a frame's number must be at least 0 and less than the frames of its shot")
+    if ((t < 0) | (t >= table.shots.frames[at])).any(): raise IndexError("a frame's number must lie in its shot")
     film = torch.empty(len(rows), size, size, 3, dtype=torch.uint8, device=rows.device)
-    for some in at.argsort(stable=True).split(BLOCK.get(rows.device.type, BLOCK["other"])):   # frames of one shot stay together
+    block = BLOCK.get(rows.device.type, BLOCK["other"])
+    for some in at.argsort(stable=True).split(block):                     # frames of one shot stay together
         img, shots = torch.empty(3, len(some), size, size, device=rows.device), gather_rows(table.shots, at[some])
         _paint_places(img, table, shots, t[some])
         for slot in (0, 1): _paint_cast(img, table, shots, t[some], slot)

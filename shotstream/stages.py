@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'LINEARS', 'Models', 'ToySize', 'for_device', 'channel_weight', 'TeacherLoss', 'NextShotLoss', 'muon',
-           'TeacherStage', 'load_transformer', 'load_text_encoder', 'encode_batch', 'encode_captions',
-           'validation_examples', 'validate', 'generate_ode_pairs', 'save_whole', 'ode_pairs', 'OdePairs', 'OdeLoss',
-           'look_of', 'Screening', 'OdeStage', 'copy_of', 'TrueHistory', 'OwnHistory', 'own_past', 'CriticLoss',
-           'StudentLoss', 'add_lora', 'lerp_weights', 'merged', 'SelfForcingStage']
+           'TeacherStage', 'load_transformer', 'load_text_encoder', 'encode_batch', 'validation_examples', 'validate',
+           'generate_ode_pairs', 'save_whole', 'ode_pairs', 'OdePairs', 'OdeLoss', 'look_of', 'Screening', 'OdeStage',
+           'copy_of', 'TrueHistory', 'OwnHistory', 'own_past', 'CriticLoss', 'StudentLoss', 'add_lora', 'lerp_weights',
+           'merged', 'SelfForcingStage']
 
 # %% ../nbs/backstage/stages.ipynb #ca044f97
 import random, time
@@ -32,7 +32,7 @@ from .rollout import own_context, rollout, student_loss
 from .story import contact_sheet
 from .student import student_sigmas
 from .teacher import TOY_TRAINING, TrainingOptions, drop, teacher_loss, teacher_velocity, toy_transformer, without_past
-from .text import compose_prompt, encode_prompts, toy_text_encoder, toy_tokenizer
+from .text import compose_prompt, encode_captions, toy_text_encoder, toy_tokenizer
 from .train import Draw, Machine, Player, Stage, load_checkpoint, seed_of
 from .transformer import ShotTransformer
 from .world import draw_story
@@ -138,10 +138,10 @@ class TeacherStage(Stage):
         self.name, self.models, self.data, self.refresh, self.folder = name, models, data, refresh, None
         self.transformer = load_transformer(start/"transformer") if start else size.transformer()
         self.text_encoder = load_text_encoder(start/"text_encoder") if start else toy_text_encoder(len(models.tokenizer))
+        if machine.compiles: self.transformer.compile_blocks()
         probe = Examiner(self.transformer) if name == "teacher" else None
         kind, more = (NextShotLoss, dict(probe=probe, lengths=((3, 5, 9, 9), (5, 9, 9, 9, 13, 21)), first=.2)) if probe else (TeacherLoss, {})
         loss = kind(self.transformer, self.text_encoder, data, channel_weight(models.vae), size.frames, **more).to(machine.device)
-        if machine.compiles: self.transformer.compile_blocks()
         self.players = dict(teacher=Player(loss, muon(loss, self.transformer, lr)))
         self.examples = validation_examples(models, 24)
     def begin(self, draw):
@@ -173,10 +173,6 @@ def encode_batch(
     text = encode_ids(batch.ids[..., :longest], batch.mask[..., :longest], text_encoder)
     return F.pad(text, (0, 0, 0, batch.ids.shape[-1] - longest))
 
-def encode_captions(models:Models, prompts:list)->Tensor: # (b, s, l, d)
-    "The same for lists of texts, one list per story"
-    return encode_prompts([p for ps in prompts for p in ps], models.tokenizer, models.text_encoder).unflatten(0, (len(prompts), -1))
-
 # %% ../nbs/backstage/stages.ipynb #a7e25261
 @torch.no_grad()
 def validation_examples(models:Models, n:int)->tuple: # (context, target, table, prompts), third shots of unseen stories
@@ -194,7 +190,7 @@ def validation_examples(models:Models, n:int)->tuple: # (context, target, table,
 def validate(transformer, text_encoder, models:Models, examples, past:bool)->dict:
     "PSNR of one-step predictions at two noise levels; with `past` also the loss with own, without and with another story's context"
     context, x0, table, prompts = examples
-    text = encode_captions(replace(models, text_encoder=text_encoder), prompts)
+    text = encode_captions(prompts, models.tokenizer, text_encoder)
     noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0)).to(x0)
     clean = models.vae.decode(x0.transpose(1, 2)).sample
     def decibels(sigma):
@@ -279,7 +275,7 @@ class Screening:
     def __init__(self, models:Models, options:TrainingOptions=TOY_TRAINING, n:int=24):
         self.models, self.options, (self.context, x0, self.table, prompts) = models, options, validation_examples(models, n)
         self.stories = [draw_story(seed, n_shots=3, frames=33, held_out=True) for seed in range(n)]
-        with torch.no_grad(): self.text, self.real = encode_captions(models, prompts), look_of(self.decode(x0))
+        with torch.no_grad(): self.text, self.real = encode_captions(prompts, models.tokenizer, models.text_encoder), look_of(self.decode(x0))
     def decode(self, z): return to_uint8(self.models.vae.decode(z.transpose(1, 2)).sample)
     @torch.no_grad()
     def __call__(self, student, path:Path)->dict:
@@ -332,7 +328,7 @@ class OwnHistory:
         seeds = torch.randint(10**9, (self.n,), generator=draw.cpu).tolist()
         stories = [draw_story(seed, n_shots=self.shots) for seed in seeds]
         prompts = [[compose_prompt(s.caption, shot.caption) for shot in s.shots] for s in stories]
-        with torch.no_grad(): text = encode_captions(self.models, prompts)
+        with torch.no_grad(): text = encode_captions(prompts, self.models.tokenizer, self.models.text_encoder)
         self.state = dict(done=[], text=text, frames=draw.shared.choice((5, 9, 9, 13)))
     def condition(self, draw):
         s = self.state
