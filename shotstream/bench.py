@@ -6,6 +6,7 @@
 __all__ = ['CAPTION', 'PROMPTS', 'counted', 'memory_mib', 'time_shot', 'time_teacher', 'cpu_suite', 'summary']
 
 # %% ../nbs/backstage/bench.ipynb #f95110c4
+from dataclasses import replace
 import platform, resource, time
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from statistics import median
 import torch
 from .core import next_shot_table
 from .student import STEPS
+from .flow import Guidance
 from .teacher import sample_shot
 
 # %% ../nbs/backstage/bench.ipynb #14e5570a
@@ -54,7 +56,7 @@ def time_teacher(pipe, caption, prompt, latents, steps, guidance=5.):
     with counted(pipe.teacher) as seen:
         start = time.perf_counter()
         text = pipe.caption_features(caption, prompt)[:, None]
-        pipe.decode(sample_shot(pipe.teacher, context, table, text, steps, guidance, 1., guide_above=0.))
+        pipe.decode(sample_shot(pipe.teacher, context, table, text, replace(pipe.sampling, steps=steps), Guidance(guidance)))
         seconds = time.perf_counter() - start
     return dict(seconds=seconds, passed_frames=seen["frames"], transformer=seen["seconds"])
 

@@ -10,6 +10,7 @@ __all__ = ['OPTIONS', 'Clock', 'watched', 'attending', 'attention_used', 'measur
 import math, platform, subprocess, time
 from contextlib import contextmanager
 from copy import copy, deepcopy
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 import torch
@@ -20,7 +21,8 @@ from ._version import __version__
 from .bench import CAPTION, PROMPTS, memory_mib, time_shot
 from .core import next_shot_table
 from .float8 import fp8_linears
-from .student import film_shot, student_sigmas
+from .flow import Guidance
+from .student import film_shot
 from .teacher import sample_shot
 from .transformer import BACKENDS, attend, attention_backend
 from .plan import CHUNK, NoMemory, frame_sizes, memory_plan, shot_work
@@ -165,10 +167,10 @@ def compare(
     if unknown := set(options) - set(OPTIONS): raise ValueError(f"unknown option {sorted(unknown)[0]!r}; there are {', '.join(OPTIONS)}")
     m, clock, new = pipe.transformer, Clock(pipe.device), lambda *shape: torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(pipe.device, pipe.transformer.dtype)
     context, table, text = new(1, 6, *pipe.latent_shape(size)), next_shot_table([0]*6, latents, 1).to(pipe.device), new(1, 2, pipe.tokenizer.model_max_length, m.config.text_dim)
-    def student(model, memory): return torch.cat(list(film_shot(model, memory, context, table, text, student_sigmas(pipe.config.shift), torch.Generator().manual_seed(1))), 1)
+    def student(model, memory): return torch.cat(list(film_shot(model, memory, context, table, text, pipe.sampling, torch.Generator().manual_seed(1))), 1)
     memory, none, slow = pipe.new_memory(size), NoMemory(m), pipe.teacher or m
     ways = dict(cached=(attention, lambda: student(m, memory)), recompute=(None, lambda: student(none, none)),
-                teacher=(attention, lambda: sample_shot(slow, context, table, text, timed_steps, 5., 1., 0., pipe.config.shift, torch.Generator().manual_seed(1))))
+                teacher=(attention, lambda: sample_shot(slow, context, table, text, replace(pipe.sampling, steps=timed_steps), Guidance(5.), torch.Generator().manual_seed(1))))
     for name in options:
         changed = OPTIONS[name](deepcopy(m))
         changed.attention = attention

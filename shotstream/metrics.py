@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'CIRCLES', 'LINES', 'MOVING', 'TOLD', 'SECRET', 'truth', 'changed', 'visible', 'Judge',
-           'one_frame_per_latent', 'on_line', 'judge_loss', 'errors', 'score', 'interval']
+           'one_frame_per_latent', 'on_line', 'judge_loss', 'errors', 'score', 'interval', 'flat_pixels', 'flat_share',
+           'motion', 'frechet_distance']
 
 # %% ../nbs/11_metrics.ipynb #13a47816
 import math
+from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -51,6 +53,9 @@ def changed(story, name):
     field = "angle" if name.endswith("angle") else name
     return replace(story, characters=(replace(character, **{field: other.get(field, character.angle+80)}), *story.characters[1:]))
 
+@lru_cache(64)
+def _frame(story, k, frame): return render_shot(story, k, frames=[frame]).float()       # the same one is asked about every secret
+
 def visible(
     story, k:int, # A shot
     name:str,     # One of `SECRET`
@@ -58,7 +63,7 @@ def visible(
     pixels:int=8, # So many must change
 )->bool:
     "Can this secret be seen in this frame? Yes, if another value would look different"
-    a, b = (render_shot(s, k, frames=[frame]).float() for s in (story, changed(story, name)))
+    a, b = _frame(story, k, frame), render_shot(changed(story, name), k, frames=[frame]).float()
     return ((a - b).abs().amax(-1) > 20).sum().item() >= pixels
 
 # %% ../nbs/11_metrics.ipynb #c402f759
@@ -76,15 +81,26 @@ class Judge(ModelMixin, ConfigMixin):
         self.move = nn.Sequential(nn.Conv1d(2*features, features, 3, padding=1), nn.SiLU(), nn.Conv1d(features, features, 3, padding=1), nn.SiLU())
         self.moving = nn.Linear(features, sum(len(CLASSES[k]) for k in MOVING))
 
+    def hidden(self, frames): # (b, t, d) of every frame, and (b, d) of the motion
+        "What the two last linear maps read"
+        x = frames.permute(0, 1, 4, 2, 3).to(self.dtype)/127.5 - 1
+        seen = self.squeeze(self.look(x.flatten(0, 1))).unflatten(0, frames.shape[:2])        # b t d
+        change = torch.cat([seen, F.pad(seen.diff(dim=1), (0, 0, 1, 0))], -1)
+        return self.still[:-1](seen), self.move(change.transpose(1, 2)).mean(-1)
+
+    def features(self,
+        frames:Tensor, # (b, t, h, w, 3) uint8, one frame of every latent
+    )->Tensor:         # (b, 2*features): appearance, mean over frames, then motion
+        "Penultimate features of these shots, for `frechet_distance`"
+        still, moving = self.hidden(frames)
+        return torch.cat([still.mean(1), moving], 1)
+
     def forward(self,
         frames:Tensor, # (b, t, h, w, 3) uint8, one frame of every latent
     )->dict:           # name -> (b, classes) logits, (b, 2) direction on the circle, or (b,) number
         "Everything the judge can say about these shots"
-        x = frames.permute(0, 1, 4, 2, 3).float()/127.5 - 1
-        seen = self.squeeze(self.look(x.flatten(0, 1))).unflatten(0, frames.shape[:2])        # b t d
-        still = self.still(seen).mean(1)
-        change = torch.cat([seen, F.pad(seen.diff(dim=1), (0, 0, 1, 0))], -1)
-        moving = self.moving(self.move(change.transpose(1, 2)).mean(-1))
+        still, moving = self.hidden(frames)
+        still, moving = self.still[-1](still).mean(1), self.moving(moving)
         out = {}
         for names, values in (([k for k in CLASSES if k not in MOVING], still), (MOVING, moving)):
             sizes = [len(CLASSES[k]) for k in names]
@@ -116,7 +132,7 @@ def judge_loss(
     for name, value in said.items():
         at = [i for i, t in enumerate(truths) if name in t]
         if not at: continue
-        goal = torch.tensor([truths[i][name] for i in at])
+        goal = torch.tensor([truths[i][name] for i in at], device=value.device)
         if name in CLASSES: total = total + F.cross_entropy(value[at], goal)
         elif name in CIRCLES:
             a = goal*(2*math.pi/CIRCLES[name])
@@ -131,7 +147,7 @@ def errors(
     "How far every reading is from the truth: wrong or right for classes, part of half a turn for circles, part of the range for places"
     out = {}
     for name, value in said.items():
-        goal = torch.tensor([float(t.get(name, math.nan)) for t in truths])
+        goal = torch.tensor([float(t.get(name, math.nan)) for t in truths], device=value.device)
         if name in CLASSES: e = (value.argmax(-1) != goal).float()
         elif name in CIRCLES:
             turn = torch.atan2(value[:, 1], value[:, 0])/(2*math.pi) - goal/CIRCLES[name]
@@ -144,9 +160,9 @@ def errors(
 def score(
     error:Tensor, chance:Tensor, ceiling:Tensor, # (n,) errors of the same attribute; NaN is skipped
 )->float:
-    "`(e_chance - e) / (e_chance - e_ceiling)`: 0 is guessing, 1 is as good as a reconstruction of the truth"
+    "`(e_chance - e) / (e_chance - e_ceiling)`: 0 is guessing, 1 is as good as a reconstruction of the truth; NaN where guessing reaches the ceiling"
     e, c, b = (x.nanmean().item() for x in (error, chance, ceiling))
-    return (c - e)/(c - b)
+    return (c - e)/(c - b) if c != b else math.nan
 
 def interval(
     values:Tensor,   # (n, ...) one row per shot
@@ -156,4 +172,45 @@ def interval(
     "Bootstrap: how much would the number move with other shots?"
     g = torch.Generator().manual_seed(seed)
     stats = torch.tensor([statistic(values[torch.randint(len(values), (len(values),), generator=g)]) for _ in range(draws)])
-    return tuple(torch.quantile(stats, torch.tensor([.025, .975])).tolist())
+    return tuple(torch.nanquantile(stats, torch.tensor([.025, .975])).tolist())
+
+# %% ../nbs/11_metrics.ipynb #6f699e5a
+def flat_pixels(
+    video:Tensor,     # (..., f, h, w, 3) uint8
+    levels:float=8.,  # Grey levels, of 255
+)->Tensor:            # (..., f, h, w) bool
+    "Pixels in whose 3x3 neighbourhood (at the border: what there is of it) every colour channel varies by at most `levels`"
+    if video.ndim < 4 or video.shape[-1] != 3 or not video.numel(): raise ValueError(f"films are (..., f, h, w, 3), got {tuple(video.shape)}")
+    if video.dtype != torch.uint8: raise TypeError(f"grey levels are uint8, got {video.dtype}: use `to_uint8`")
+    x = video.flatten(0, -4).permute(0, 3, 1, 2).float()
+    flat = F.max_pool2d(x, 3, 1, 1) + F.max_pool2d(-x, 3, 1, 1) <= levels
+    return flat.all(1).unflatten(0, video.shape[:-3])
+
+def flat_share(
+    video:Tensor,     # (..., f, h, w, 3) uint8
+    levels:float=8.,  # Grey levels, of 255
+)->Tensor:            # (...) in [0, 1], one number per film
+    "Share of `flat_pixels`; only to be read beside that of renders"
+    return flat_pixels(video, levels).float().mean((-3, -2, -1))
+
+# %% ../nbs/11_metrics.ipynb #00eaf26e
+def motion(
+    video:Tensor, # (..., f, h, w, 3) uint8, at least two frames
+)->Tensor:        # (...) in [0, 1], one number per film
+    "Mean absolute difference of neighbouring frames"
+    if video.ndim < 4 or video.shape[-4] < 2: raise ValueError(f"motion needs films (..., f, h, w, 3) of two frames or more, got {tuple(video.shape)}")
+    return video.float().diff(dim=-4).abs().mean((-4, -3, -2, -1))/255
+
+# %% ../nbs/11_metrics.ipynb #796bd42e
+def frechet_distance(
+    features_a:Tensor, features_b:Tensor, # (n, d) and (m, d), n and m at least 2: `Judge.features`
+)->float: # At least 0
+    """Fréchet distance of two Gaussians fitted to features (FID, FVD), with the unbiased covariance.
+
+    It is biased upwards when n or m is small against d: say the sample size, and what two sets of renders of that size score."""
+    a, b = (x.detach().double().cpu() for x in (features_a, features_b))
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]: raise ValueError(f"features are (n, d) and (m, d), got {tuple(a.shape)} and {tuple(b.shape)}")
+    if min(len(a), len(b)) < 2: raise ValueError(f"a covariance needs at least 2 films, got {len(a)} and {len(b)}")
+    r, s = (torch.linalg.qr((x - x.mean(0))/(len(x)-1)**.5, mode="r").R for x in (a, b))
+    distance = (a.mean(0) - b.mean(0)).pow(2).sum() + r.pow(2).sum() + s.pow(2).sum() - 2*torch.linalg.svdvals(r @ s.T).sum()
+    return max(0., distance.item())                                       # rounding may fall a little below

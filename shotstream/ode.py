@@ -9,34 +9,34 @@ __all__ = ['trajectory', 'mixed_states', 'ode_loss']
 import torch
 from torch import Tensor
 from .core import FrameTable, sees_past
-from .flow import schedule, to_x0
-from .student import SHIFT, student_sigmas
+from .flow import Guidance, Sampling, schedule, to_x0
+from .student import student_sigmas
 from .teacher import guided_velocity, join_context
 
 # %% ../nbs/16_ode.ipynb #fb398b4f
 @torch.no_grad()
 def trajectory(
-    model,            # The teacher
-    context:Tensor,   # (b, c, z, h, w) clean
-    table:FrameTable, # (b, c+f)
-    text:Tensor,      # (b, s, l, d)
-    sigmas=None,      # Levels at which to keep the state, falling; by default the student's
-    steps:int=24,     # Of the teacher, to which these levels are added
-    guidance:float=2., history_guidance:float=3., guide_above:float=.6, # See `guided_velocity`
-    generator=None,
-    shift:float=SHIFT,# Of the teacher's schedule and the student's levels
-)->Tensor:            # (b, levels + 1, f, z, h, w): states at `sigmas`, then the clean end
+    model,             # The teacher
+    context:Tensor,    # (b, c, z, h, w) clean
+    table:FrameTable,  # (b, c+f)
+    text:Tensor,       # (b, s, l, d)
+    sampling:Sampling, # Of the teacher; the kept levels are added to its steps
+    guidance:Guidance,
+    sigmas=None,       # Levels at which to keep the state, falling; by default the student's four at the same shift
+    noise=None,        # (b, f, z, h, w), or a generator to draw it with
+)->Tensor:             # (b, levels + 1, f, z, h, w): states at `sigmas`, then the clean end
     "The teacher's path from noise to film, stopped where the student will look (§5.1, §9)"
-    sigmas = sigmas or student_sigmas(shift)
+    sigmas = sigmas or student_sigmas(sampling.shift)
     if sorted({s for s in sigmas if 0 < s <= 1}, reverse=True) != list(sigmas): raise ValueError(f"levels fall, from at most 1 to above 0, got {sigmas}")
     b, c, z, h, w = context.shape
-    x = torch.randn(b, len(table)-c, z, h, w, generator=generator).to(context)
-    others = [s for s in schedule(steps, shift).tolist() if min(abs(s-a) for a in sigmas) > 1e-6]     # no step of length 0
+    x = noise if torch.is_tensor(noise) else torch.randn(b, len(table)-c, z, h, w, generator=noise).to(context)
+    every = schedule(sampling.steps, sampling.shift).tolist()
+    others = [s for s in every if min(abs(s-a) for a in sigmas) > 1e-6]     # no step of length 0
     levels = sorted([*others, *sigmas], reverse=True)
     states = []
     for a, s in zip(levels, levels[1:]):
         if a in sigmas: states.append(x)
-        x = x + (s-a)*guided_velocity(model, context, x, table.at(a), text, guidance, history_guidance, guide_above=guide_above)
+        x = x + (s-a)*guided_velocity(model, context, x, table.at(a, everywhere=sampling.same_time), text, guidance, sampling.phi)
     return torch.stack([*states, x], 1)
 
 # %% ../nbs/16_ode.ipynb #aee9f4c8
@@ -55,16 +55,17 @@ def ode_loss(
     states:Tensor,    # (b, levels + 1, f, z, h, w) from `trajectory`
     table:FrameTable, # (b, c+f)
     text:Tensor,      # (b, s, l, d)
-    sigmas=None,      # Levels of the states; by default the toy student's
-    generator=None,
+    sigmas,           # Levels of the states, without the end
+    generator=None,   # To draw the levels of the chunks with
+    levels=None,      # (b, chunks) which of the states each chunk shows, the last is clean; by default drawn
 )->Tensor:            # (b,) loss of each story
     "From a state of its path, every chunk must say where it ends; each chunk is at a level of its own, the past at 0 (§5.1, §9)"
-    sigmas = torch.tensor([*(sigmas or student_sigmas(SHIFT)), 0.], device=context.device)
+    sigmas = torch.tensor([*sigmas, 0.], device=context.device)
     if states.shape[1] != len(sigmas): raise ValueError(f"{states.shape[1]} states for {len(sigmas)-1} levels and the end")
     b, c = context.shape[:2]
     shot = table[slice(c, None)]
-    drawn = torch.randint(len(sigmas), (b, int(shot.chunk.max())+1), generator=generator).to(context.device)
-    levels = drawn.gather(1, shot.chunk)                                         # b f
+    if levels is None: levels = torch.randint(len(sigmas), (b, int(shot.chunk.max())+1), generator=generator)
+    levels = levels.to(context.device).gather(1, shot.chunk)                     # b f
     x, sigma = mixed_states(states, levels), sigmas[levels]
     at = table.at(torch.cat([torch.zeros_like(sigma[:, :1]).expand(b, c), sigma], 1))
     v = model(join_context(context, x), None, text, table=at, visible=sees_past(table, table)).sample.transpose(1, 2)[:, c:]

@@ -357,6 +357,7 @@ def fits_table(
 # %% ../nbs/gpu/24_seconds.ipynb #163aa4ff
 class NoMemory:
     "Stands in for a transformer and its memory: keeps clean latents, and looks at all of them again in every look"
+    gradient = "detached"
     def __init__(self, model:ShotTransformer):
         self.model, self.device, self.dtype = model, model.device, model.dtype
         self.new_shot()
@@ -369,7 +370,7 @@ class NoMemory:
         rows = concat_frames(*self.rows, replace(table, caption=table.caption + past.shape[1]))
         v = self.model(torch.cat([*self.latents, x], 2), None, torch.cat([past, text], 1), table=rows, visible=sees_past(rows, rows), phi=phi).sample
         return SimpleNamespace(sample=v[:, :, -x.shape[2]:])
-    def commit(self, detach=True):
+    def commit(self):
         x, table, text = self.asking
         if not table.target[0, 0]: self.text = [text]
         past = 0 if not table.target[0, 0] or not self.text else self.text[0].shape[1]

@@ -6,6 +6,7 @@
 __all__ = ['rollout', 'score_x0', 'student_loss', 'own_context']
 
 # %% ../nbs/18_rollout.ipynb #a1d844e5
+from dataclasses import replace
 import torch
 from torch import Tensor
 from .codec import to_float, to_uint8
@@ -13,9 +14,9 @@ from .context import context_frames
 from .core import FrameTable
 from .cache import Memory
 from .dmd import dmd_gradient, dmd_loss
-from .flow import add_noise, to_x0
+from .flow import Guidance, Sampling, add_noise, to_x0
 from .student import film_shot
-from .teacher import guided_velocity
+from .teacher import TrainingOptions, guided_velocity
 
 # %% ../nbs/18_rollout.ipynb #e44ada0d
 def rollout(
@@ -23,43 +24,45 @@ def rollout(
     context:Tensor,     # (b, c, z, h, w)
     table:FrameTable,   # (b, c+f)
     text:Tensor,        # (b, s, l, d)
-    stop:int|None=None, # The look that carries the gradient, the same for all chunks; `None`: all looks, for filming
-    detach:bool=True,   # Stop gradients between chunks?
-    sigmas=None, generator=None, window:int=21,
+    sampling:Sampling,
+    noise=None,         # A generator, the initial noise, or a source, see `noise_source`
+    stop:int|None=None, # The step that carries the gradient, the same for all chunks; `None`: all steps, for filming
+    gradient:str="detached", # Between chunks, through the cache: see `Memory`
 )->Tensor:              # (b, f, z, h, w) the student's own film
     "Film a shot as the student does when nobody helps (§3.2, §4.2)"
-    memory = Memory(len(model.blocks), window)
-    return torch.cat(list(film_shot(model, memory, context, table, text, sigmas, generator, stop=stop, detach=detach)), 1)
+    memory = Memory(len(model.blocks), sampling.window, sampling.sink, gradient=gradient)
+    return torch.cat(list(film_shot(model, memory, context, table, text, replace(sampling, exit_step=stop), noise)), 1)
 
 # %% ../nbs/18_rollout.ipynb #fc37e5e3
 @torch.no_grad()
 def score_x0(
-    model,                    # Teacher or critic
-    context:Tensor,           # (b, c, z, h, w)
-    x0:Tensor,                # (b, f, z, h, w) the student's film
-    table:FrameTable,         # (b, c+f)
-    text:Tensor,              # (b, s, l, d)
-    sigma,                    # Noise level: a number or (b,)
-    noise:Tensor,             # Like `x0`
-    guidance:float=1., history_guidance:float=1., guide_above:float=0., # See `guided_velocity`; 1: no second question
-)->Tensor:                    # (b, f, z, h, w)
+    model,               # Teacher or critic
+    condition:tuple,     # (context, table, text), as in `rollout`
+    x0:Tensor,           # (b, f, z, h, w) the student's film
+    sigma,               # Noise level: a number or (b,)
+    noise:Tensor,        # Like `x0`
+    sampling:Sampling,   # `context_time` and `phi` are used
+    guidance:Guidance=Guidance(), # Plain by default: no second question
+)->Tensor:               # (b, f, z, h, w)
     "Make the student's film noisy, and ask a score model where it ends"
-    x = add_noise(x0, noise, sigma)
-    return to_x0(x, guided_velocity(model, context, x, table.at(sigma), text, guidance, history_guidance, guide_above=guide_above), sigma)
+    context, table, text = condition
+    x, at = add_noise(x0, noise, sigma), table.at(sigma, everywhere=sampling.same_time)
+    return to_x0(x, guided_velocity(model, context, x, at, text, guidance, sampling.phi), sigma)
 
 def student_loss(
     student, teacher, critic, # Who learns, who knows films, who knows the student's films
-    context:Tensor, table:FrameTable, text:Tensor, # As in `rollout`
+    condition:tuple,          # (context, table, text), as in `rollout`
     sigma:Tensor,             # (b,) noise level at which films are compared
-    stop:int,                 # Look that learns
-    guidance:float=2., history_guidance:float=3., guide_above:float=.6, # Of the teacher
-    detach:bool=True,
+    stop:int,                 # Step that learns
+    options:TrainingOptions,  # `sampling`, `score_guidance` and `cache_gradient` are used
+    noise=None,               # (noise of the rollout, see `noise_source`; noise of the scores, like the film); by default both are drawn
 )->tuple:                     # (b,) loss, and the film (b, f, z, h, w)
     "One step of distribution matching on the student's own film (§4.2)"
-    x0 = rollout(student, context, table, text, stop, detach)
-    noise = torch.randn_like(x0)
-    real = score_x0(teacher, context, x0.detach(), table, text, sigma, noise, guidance, history_guidance, guide_above)
-    fake = score_x0(critic, context, x0.detach(), table, text, sigma, noise)
+    own, added = noise or (None, None)
+    x0 = rollout(student, *condition, options.sampling, own, stop, options.cache_gradient)
+    added = torch.randn_like(x0) if added is None else added
+    def score(model, *guidance): return score_x0(model, condition, x0.detach(), sigma, added, options.sampling, *guidance)
+    real, fake = score(teacher, options.score_guidance), score(critic)
     return dmd_loss(x0, dmd_gradient(x0.detach(), real, fake)), x0.detach()
 
 # %% ../nbs/18_rollout.ipynb #e56be3eb
@@ -68,11 +71,14 @@ def own_context(
     vae,
     shots:list,      # Latents of the shots filmed so far, (b, f, z, h, w) each
     budget:int=6, rule:str="published",
+    pixels:str="uint8", # "uint8" or "float": are frames rounded before they are encoded again? Published: not. See `Sampling.context_pixels`
 )->tuple:            # (b, budget, z, h, w) latents, and the shot of each frame
     "Decode what was filmed, pick frames, encode each as a still: exactly what happens when a person films (§4.1, §4.2)"
-    films = [to_uint8(vae.decode(z.transpose(1, 2).to(vae.dtype)).sample) for z in shots]          # b f h w 3 each
-    picks = context_frames([(0, film.shape[1]) for film in films], budget, rule)
-    stills = torch.stack([films[s][:, f] for s, f in picks], 1)                              # b c h w 3
-    b, c = stills.shape[:2]
-    z = vae.encode(to_float(stills.flatten(0, 1)[:, None]).to(vae.dtype)).latent_dist.mode()[:, :, 0]
-    return z.unflatten(0, (b, c)), [s for s, _ in picks]
+    if pixels not in ("uint8", "float"): raise ValueError(f"pixels is 'uint8' or 'float', got {pixels!r}")
+    films = [vae.decode(z.transpose(1, 2).to(vae.dtype)).sample.clamp(-1, 1) for z in shots] # b 3 f h w each
+    picks = context_frames([(0, film.shape[2]) for film in films], budget, rule)
+    stills = torch.stack([films[s][:, :, f] for s, f in picks], 1)                           # b c 3 h w
+    flat = stills.flatten(0, 1)[:, :, None]                                                  # bc 3 1 h w
+    if pixels == "uint8": flat = to_float(to_uint8(flat))
+    z = vae.encode(flat.to(vae.dtype)).latent_dist.mode()[:, :, 0]
+    return z.unflatten(0, stills.shape[:2]), [s for s, _ in picks]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEXT_LENGTH', 'toy_tokenizer', 'split_words', 'nearest_word', 'unknown_words', 'check_prompt', 'compose_prompt',
-           'toy_text_encoder', 'encode_prompts']
+           'toy_text_encoder', 'encode_prompts', 'encode_captions']
 
 # %% ../nbs/05_text.ipynb #00d67a16
 import difflib
@@ -108,3 +108,10 @@ def encode_prompts(
     tokens = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=length or tokenizer.model_max_length, return_tensors="pt").to(text_encoder.device)
     out = text_encoder(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
     return out*tokens.attention_mask[..., None].to(out)
+
+def encode_captions(
+    prompts,       # One list of texts per story, all of one length
+    tokenizer, text_encoder, # As in `encode_prompts`
+)->Tensor:         # (b, s, l, d)
+    "`encode_prompts` for a batch of stories"
+    return encode_prompts([p for ps in prompts for p in ps], tokenizer, text_encoder).unflatten(0, (len(prompts), -1))

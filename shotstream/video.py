@@ -9,7 +9,6 @@ __all__ = ['FPS', 'as_strip', 'contact_sheet', 'film_writer', 'write_video', 'wr
 import os
 from contextlib import contextmanager
 from pathlib import Path
-import av
 import numpy as np
 
 # %% ../nbs/backstage/video.ipynb #3c9a8b13
@@ -45,6 +44,7 @@ def film_writer(
     fps:int=FPS, crf:int=16, # See `write_video`
 ):
     "`write_video` for a film that comes in pieces: hands out a function that takes the next frames"
+    import av                                     # here, because training machines need not have it
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=fps, options={"crf": str(crf)})
         stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
@@ -85,7 +85,7 @@ def read_video(
     path, # Any film that FFmpeg knows
 ):        # (f, h, w, 3) uint8 tensor
     "All frames of a film"
-    import torch                                  # here, because whoever only writes films need not wait for it
+    import av, torch                                  # here, because whoever only draws contact sheets needs neither
     if not Path(path).is_file(): raise FileNotFoundError(f"{path}: no such film")
     try:
         with av.open(str(path)) as film: frames = [f.to_ndarray(format="rgb24") for f in film.decode(video=0)]

@@ -38,7 +38,7 @@ def scratch(pipe):
             stream.next_shot(prompt, latents=latents, seed=seed)
             video = torch.cat([next(stream).video for _ in range(kept)])
             stream.finish()
-            known[recipe] = [*before, (video, stream.text[0], stream.history.shots[-1])]
+            known[recipe] = [*before, (video, stream.history.shots[-1].text, stream.history.shots[-1])]
         return known[recipe]
     return film
 
@@ -53,7 +53,7 @@ def is_valid(d, scratch):
         for k, (s, (video, text, still)) in enumerate(zip(takes, scratch((s.prompt, s.latents, s.kept, s.seed) for s in takes), strict=True)):
             assert len(s.video) == 1 + 4*(s.kept-1) and 1 <= s.kept <= s.latents
             assert torch.equal(s.video, video) and torch.equal(s.text, text)
-            mine = d._still(k, s)
+            mine = d.still_of(k, s)
             assert mine.number == k and mine.frames == len(s.video) and list(mine.latents) == list(still.latents)
             assert all(torch.equal(mine.latents[f], still.latents[f]) for f in mine.latents)
 
@@ -102,7 +102,7 @@ def actions(d, rng):
     if do == "rewrite" and n:
         try: d.rewrite(rng.randrange(n + 1), rng.choice([None, prompt]), rng.choice([None, 2]))
         except ValueError: pass                           # the shot was gone
-    if do == "branch" and len(d.branches) < 3: d.branch(rng.randint(0, min(n, len(d.shots))) if not d.queue and not d.reels else 0)
+    if do == "branch" and len(d.branches) < 3: d.branch(rng.randint(0, min(n, len(d.shots))) if not d.timeline.queue and not d.timeline.running else 0)
     if do == "switch": d.switch(rng.choice(d.branches))
     if do == "undo": d.undo()
     if do == "redo": d.redo()
@@ -117,7 +117,7 @@ def test_whatever_is_done_the_story_stays_valid(pipe, scratch, seed):
         d.on("error", errors.append)
         d.on("shot", told.append)
         for _ in range(8): actions(d, rng)
-        assert d.wait(60) and not d.reels and not d.queue and d.draft is None
+        assert d.wait(60) and not d.timeline.running and not d.timeline.queue and d.timeline.draft is None
         is_valid(d, scratch)
         before = look(d)
         if d.undo():
@@ -260,7 +260,7 @@ def test_errors_end_only_their_shot(pipe, scratch, fail_at):
         d.on("error", lambda message: (errors.append(message), threads.add(threading.current_thread())))
         d.next_shot(PROMPTS[0], latents=1)
         d.wait(60)
-        while not d._is_placed(d.story.shots, d.settings): time.sleep(.001)
+        while not d.is_prepared(d.story.shots, d.settings): time.sleep(.001)
         finished = d.shots
         hook = pipe.transformer.register_forward_pre_hook(fail)
         try:
@@ -287,7 +287,7 @@ def test_an_error_gives_up_a_whole_rewriting(pipe, scratch):
             d.rewrite(0, seed=4)
             assert d.wait(60)
         finally: hook.remove()
-        assert errors and look(d) == before and not d.queue
+        assert errors and look(d) == before and not d.timeline.queue
         d.next_shot(PROMPTS[0], latents=1)
         d.wait(60)
         assert len(d.shots) == 4
@@ -407,7 +407,7 @@ def test_knobs_turn_for_the_shots_to_come(pipe, tmp_path):
         d.next_shot(PROMPTS[0], latents=1)
         assert d.wait(60)
         assert [(s.settings.steps, s.settings.budget) for s in d.shots] == [(4, 6), (4, 6), (2, 6), (2, 3)]
-        while not d._is_placed(d.story.shots, d.settings): time.sleep(.001)                # the worker may still be filling the memory
+        while not d.is_prepared(d.story.shots, d.settings): time.sleep(.001)                # the worker may still be filling the memory
         assert d.stream.history.context()[1][0] == 0 and d.stream.memory.frames.count(-1) == 3
         before = [s.video for s in d.shots]
         with pytest.raises(ValueError, match="unknown setting"): d.change(fi=0.)
@@ -464,9 +464,9 @@ def test_stills_are_encoded_once(pipe, monkeypatch):
         d.next_shot(PROMPTS[0], latents=3)
         d.wait()
         take, calls = d.shots[0], []
-        before, take.still = take.still or d._still(0, take), None
+        before, take.still = take.still or d.still_of(0, take), None
         monkeypatch.setattr(type(pipe), "encode", lambda self, frames: calls.append(len(frames)))
-        again = d._still(0, take)
+        again = d.still_of(0, take)
         assert not calls and again.latents.keys() == before.latents.keys() and again.latents
         assert all(torch.equal(again.latents[f], z) for f, z in before.latents.items())
 

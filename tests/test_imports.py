@@ -6,7 +6,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]/"shotstream"
 ORDER = ("core world render truth video story codec text flow rope context cache transformer float8 wan wan_video footage teacher student "
-         "ode dmd rollout metrics data facts train recipes distill evaluate preview stream pipeline bench plan bench_gpu director desk study viz learn cli").split()
+         "ode dmd rollout metrics facts data train recipes distill evaluate preview components stream pipeline bench plan"
+         " bench_gpu director desk study viz learn cli").split()
 ALLOWED = dict(flow={"core"}, rope={"core"}, context={"core"}, cache={"core"}, dmd={"core", "flow"})
 ONLY_HERE = {"viz": {"viz"}, "learn": {"learn"}}   # matplotlib stays out of the library
 

@@ -11,6 +11,7 @@ from shotstream.bench_gpu import Clock, compare, compare_diffusers, gpu_suite, g
 from shotstream.core import next_shot_table
 from shotstream.plan import (CARDS, RATES, NoMemory, Stage, add_up, codec_steps, first_frame, frame_sizes, gantt, ideal_seconds,
                              memory_plan, random_pipeline, shot_work, weight_bytes, what_fits)
+from shotstream.flow import Sampling
 from shotstream.student import film_shot
 
 SIZE = (32, 48)
@@ -114,7 +115,7 @@ def test_without_memory_the_same_film(tiny, context):
     model, no, memory = tiny.transformer, NoMemory(tiny.transformer), tiny.new_memory(SIZE)
     for shot in (1, 2):
         table, latents, text = next_shot_table([0]*context, 5, shot, captions=[0]*context + [1]), torch.randn(1, context, 16, 4, 6), torch.randn(1, 2, 5, 20)
-        a, b = (torch.cat(list(film_shot(*pair, latents, table, text, generator=torch.Generator().manual_seed(shot))), 1) for pair in ((model, memory), (no, no)))
+        a, b = (torch.cat(list(film_shot(*pair, latents, table, text, Sampling(4, 8.), torch.Generator().manual_seed(shot))), 1) for pair in ((model, memory), (no, no)))
         assert (a - b).abs().max() < 1e-4 and a.std() > .1
 
 
@@ -145,7 +146,7 @@ def tiny_bytes(): return 27*6*48*2*3*4
 def test_teacher_time_is_scaled(tiny, monkeypatch):
     "Three steps are run, six passes with guidance, and their time is multiplied"
     calls = []
-    monkeypatch.setattr("shotstream.bench_gpu.sample_shot", lambda model, context, table, text, steps, *_: calls.append(steps) or context)
+    monkeypatch.setattr("shotstream.bench_gpu.sample_shot", lambda model, context, table, text, sampling, *_: calls.append(sampling.steps) or context)
     monkeypatch.setattr(Clock, "ms", lambda self, a, b: 1.)
     found = compare(tiny, SIZE, latents=3, rounds=2, teacher_steps=60, progress=lambda line: None)
     assert calls == [3, 3, 3] and found["ms"]["teacher"] == [20., 20.] and found["ms"]["cached"] == [1., 1.]

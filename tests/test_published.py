@@ -7,6 +7,8 @@ from diffusers import WanTransformer3DModel
 
 from shotstream.core import next_shot_table, sees_past
 from shotstream.pipeline import PUBLISHED, ShotStreamPipeline
+from shotstream.story import parse_script
+from shotstream.student import whole_shot_noise
 from shotstream.text import toy_text_encoder, toy_tokenizer
 from shotstream.transformer import ShotTransformer
 from shotstream.wan_video import WanVAE, tiny_wan_vae
@@ -35,8 +37,10 @@ def counts(n):
 
 
 @torch.no_grad()
-def by_the_formulas(pipe):
-    "Yields (shot, chunk, look, clean latents after it), and keeps decoded shots as floats"
+def by_the_formulas(pipe, whole_first=False):
+    """`whole_first`: in the public code's order, the noise of all chunks of a shot, then fresh noise as it is needed
+
+    Yields (shot, chunk, look, clean latents after it), and keeps decoded shots as floats"""
     vae, model, films = pipe.vae, pipe.transformer, []
     mean, std = (torch.tensor(c)[None, :, None, None, None] for c in (vae.config.latents_mean, vae.config.latents_std))
     stock = super(WanVAE, vae)
@@ -52,9 +56,10 @@ def by_the_formulas(pipe):
             rows, captions = [j for j, _ in picks], [*[j for j, _ in picks], k]
         table = next_shot_table(rows, latents, max(k, 1), captions=captions)
         visible, generator, done = sees_past(table, table), torch.Generator().manual_seed(1000*SEED + k), []
+        first = torch.randn(1, latents, 16, SIZE[0]//8, SIZE[1]//8, generator=generator) if whole_first else None
         for chunk, start in enumerate(range(0, latents, 3)):
             f = min(3, latents-start)
-            x = torch.randn(1, f, 16, SIZE[0]//8, SIZE[1]//8, generator=generator)
+            x = first[:, start:start+f] if whole_first else torch.randn(1, f, 16, SIZE[0]//8, SIZE[1]//8, generator=generator)
             for look, t in enumerate(LOOKS):
                 frames = torch.cat([context, *done, x], 1)
                 n = frames.shape[1]
@@ -94,6 +99,26 @@ def test_every_look_of_a_five_shot_story(pipe):
         torch.testing.assert_close(b, a, atol=1e-4, rtol=1e-4, msg=lambda m, at=(k, chunk, look): f"shot, chunk, look {at}: {m}")
     for a, b in zip(pipe.films, films, strict=True): torch.testing.assert_close(b, a[0].permute(1, 2, 3, 0), atol=1e-4, rtol=1e-4)
     assert torch.stack([e[3].abs().mean() for e in expected]).min() > .1         # something was compared
+
+
+def test_noise_can_be_supplied(pipe):
+    "The public code's own noise, in its own order, gives its film; by shot in a stream, for all shots in a pipeline"
+    for _ in by_the_formulas(pipe, whole_first=True): pass
+    def noise(k, shape): return whole_shot_noise(shape, torch.Generator().manual_seed(1000*SEED + k))
+    stream, films = pipe.stream(CAPTION, seed=77), []
+    for k, (prompt, latents) in enumerate(SHOTS):
+        stream.next_shot(prompt, latents=latents, noise=noise(k, (1, latents, 16, SIZE[0]//8, SIZE[1]//8)))
+        films.append(torch.cat([stream.pixels for _ in stream]))
+    for a, b in zip(pipe.films, films, strict=True): torch.testing.assert_close(b, a[0].permute(1, 2, 3, 0), atol=1e-4, rtol=1e-4)
+    story = parse_script(dict(caption="A red ball.", shots=[dict(caption=p, frames=4*n-3) for p, n in SHOTS[:2]]))
+    drawn, given = pipe(story, seed=SEED), pipe(story, seed=SEED, noise=noise)
+    assert (given.frames != drawn.frames).any()
+    assert torch.equal(pipe(story, seed=0, noise=noise).frames, given.frames)
+    shapes = [(1, n, 16, SIZE[0]//8, SIZE[1]//8) for _, n in SHOTS[:2]]
+    tensors = [torch.randn(s, generator=torch.Generator().manual_seed(1000*SEED + k)) for k, s in enumerate(shapes)]
+    one_step = dict(seed=SEED, steps=1)                                          # no fresh noise: the initial noise alone
+    assert torch.equal(pipe(story, noise=tensors, **one_step).frames, pipe(story, noise=noise, **one_step).frames)
+    with pytest.raises(ValueError, match="noise of shape"): pipe(story, noise=tensors[::-1])
 
 
 def test_a_tokenizer_without_a_limit(pipe, tmp_path):

@@ -19,10 +19,11 @@ from shotstream.ode import ode_loss
 from shotstream.pipeline import toy_student
 from shotstream.recipes import teacher_models, unshared
 from shotstream.rollout import rollout
-from shotstream.student import SHIFT, film_chunks, film_shot, open_shot, student_sigmas
-from shotstream.teacher import toy_transformer
+from shotstream.student import film_chunks, film_shot, open_shot, student_sigmas
+from shotstream.teacher import TOY_SAMPLING, TOY_TRAINING, toy_transformer
 from shotstream.transformer import ShotTransformer
 
+SAMPLING = TOY_TRAINING.sampling
 SMALL = dict(num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, text_dim=12, freq_dim=16, ffn_dim=40, num_layers=2)
 
 
@@ -45,7 +46,7 @@ def test_memories_film_the_same(small, window, sink, relative, latents):
         g, shots = torch.Generator().manual_seed(1), []
         for k in range(3):
             table = stack_stories(next_shot_table([0]*6, latents, k+1, captions=[0]*6 + [k % 3]), next_shot_table([0, 0, 1, 1, 1, 1], latents, k+2, captions=[0]*6 + [1]))
-            shots.append(torch.cat(list(film_shot(small, memory, torch.randn(2, 6, 4, 2, 6, generator=g), table, text, generator=g)), 1))
+            shots.append(torch.cat(list(film_shot(small, memory, torch.randn(2, 6, 4, 2, 6, generator=g), table, text, SAMPLING, g)), 1))
         return torch.cat(shots, 1)
     a, b = film(Memory(2, window, sink, relative)), film(StaticMemory(2, 2, 3, 2, 16, window=window, sink=sink, relative=relative))
     assert a.shape == (2, 3*latents, 4, 2, 6) and (a - b).abs().max() < 1e-4
@@ -56,8 +57,8 @@ def test_a_shot_does_not_know_the_one_before(small):
     "Nothing but its context reaches a new shot"
     text, table, context = torch.randn(1, 2, 5, 12), next_shot_table([0]*6, 5, 1), torch.randn(1, 6, 4, 4, 4)
     def last(memory, before):
-        for _ in range(before): list(film_shot(small, memory, torch.randn(1, 6, 4, 4, 4), table, text))
-        return torch.cat(list(film_shot(small, memory, context, table, text, generator=torch.Generator().manual_seed(2))), 1)
+        for _ in range(before): list(film_shot(small, memory, torch.randn(1, 6, 4, 4, 4), table, text, SAMPLING))
+        return torch.cat(list(film_shot(small, memory, context, table, text, SAMPLING, torch.Generator().manual_seed(2))), 1)
     for new in (lambda: Memory(2), lambda: StaticMemory(2, 1, 4, 2, 16)): assert torch.equal(last(new(), 0), last(new(), 2))
 
 
@@ -115,7 +116,7 @@ def test_ode_loss_sees_no_future(small):
     x = torch.randn(1, 4, 12, 4, 4).requires_grad_()
     small(x, None, text, table=table.at(.5), visible=sees_past(table, table)).sample[:, :, 6:9].sum().backward()
     assert x.grad[:, :, 9:].abs().max() == 0 and x.grad[:, :, :9].abs().max() > 0
-    losses = [ode_loss(small, context, states, table, text, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    losses = [ode_loss(small, context, states, table, text, student_sigmas(SAMPLING.shift), torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
     assert torch.equal(losses[0], losses[1]) and not torch.equal(losses[0], losses[2])
 
 
@@ -134,7 +135,7 @@ def test_training_made_films_sharp(pipe):
     "First shots: four looks of the trained student are clearly sharper than those of the teacher's weights in its place"
     text = torch.stack([pipe.caption_features(CAPTION, p) for p in PROMPTS])
     context, table = own_past(pipe.vae, [], 9, 3, torch.zeros(32, 8, 8))
-    film = lambda m: look_of(to_uint8(pipe.vae.decode(rollout(m, context, table, text, generator=torch.Generator().manual_seed(0)).transpose(1, 2)).sample))["sharp"]
+    film = lambda m: look_of(to_uint8(pipe.vae.decode(rollout(m, context, table, text, SAMPLING, torch.Generator().manual_seed(0)).transpose(1, 2)).sample))["sharp"]
     teacher, student = film(pipe.teacher), film(pipe.transformer)
     assert student > 1.15*teacher
 
@@ -212,7 +213,8 @@ def test_what_was_trained_here_can_film(pipe, tmp_path, monkeypatch, capsys):
 
 def test_sigmas():
     assert student_sigmas(8.) == pytest.approx([1, .95793, .88889, .73759], abs=1e-5)
-    assert student_sigmas(SHIFT)[0] == 1 and student_sigmas(SHIFT) == sorted(student_sigmas(SHIFT), reverse=True)
+    toy = student_sigmas(TOY_SAMPLING.shift)
+    assert toy[0] == 1 and toy == sorted(toy, reverse=True)
 
 
 @torch.no_grad()
@@ -223,7 +225,7 @@ def test_nothing_waits_for_the_device():
     shot = next_shot_table([], 7, 1, captions=[0])
     read = model.read(torch.zeros(1, 2, 8, 96, device="meta"))
     open_shot(model, memory, torch.zeros(1, 6, 32, 8, 8, device="meta"), past, read)
-    films = list(film_chunks(model, memory, shot, model.read(torch.zeros(1, 1, 8, 96, device="meta")), (32, 8, 8)))
+    films = list(film_chunks(model, memory, shot, model.read(torch.zeros(1, 1, 8, 96, device="meta")), (32, 8, 8), SAMPLING))
     assert [f.shape[1] for f in films] == [3, 3, 1] and films[0].is_meta
 
 

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-BY_HAND = {Path("__init__.py"), Path("_version.py")}
+BY_HAND = {Path("__init__.py"), Path("__main__.py"), Path("_version.py")}
 
 
 def differences(root):
