@@ -21,7 +21,7 @@ def net():
 def matrices(model): return [p for p in model.parameters() if p.ndim > 1]
 
 
-def optimizer(model, **options): return MuonAdamW(muon_groups(model.parameters(), matrices(model), .03, .01), weight_decay=.01, **options)
+def optimizer(model, **options): return MuonAdamW(model.parameters(), matrices(model), .03, .01, weight_decay=.01, **options)
 
 
 def one_by_one(g, steps=5):
@@ -132,6 +132,15 @@ def test_closure_and_empty_groups():
         value.backward()
         return value
     assert o.step(closure).item() > 0 and not torch.equal(weights(model), before)
+
+
+def test_groups_or_parameters_and_matrices():
+    one, two = net(), net()
+    named, grouped = optimizer(one), MuonAdamW(muon_groups(two.parameters(), matrices(two), .03, .01), weight_decay=.01)
+    for a, b in zip(named.param_groups, grouped.param_groups):
+        assert (a["use_muon"], a["lr"], len(a["params"])) == (b["use_muon"], b["lr"], len(b["params"])) and len(a["params"]) > 5
+    assert [g["lr"] for g in MuonAdamW(one.parameters(), matrices(one), .03).param_groups] == [.03, .03]
+    assert MuonAdamW(one.parameters(), lr=.5).param_groups[0]["lr"] == .5
 
 
 def test_vectors_are_refused():
