@@ -21,7 +21,7 @@ from .codec import ToyVAE, codec_loss, psnr, set_statistics, start_from_pca, to_
 from .data import LatentDataset, codec_hash
 from .evaluate import EvaluationOptions, by_student, by_teacher, evaluate_model
 from .metrics import Judge, errors, judge_loss, truth
-from .optim import MuonAdamW, keep_freed_memory, muon_groups
+from .optim import MuonAdamW, keep_freed_memory
 from .pipeline import ASSETS, ShotStreamPipeline
 from .render import render_shot
 from .stages import (Models, OdePairs, OdeStage, OwnHistory, RefitStage, SIZES, SelfForcingStage, TeacherStage, ToySize, TrueHistory,
@@ -78,7 +78,7 @@ class CodecStage(Stage):
         self.unseen = clips(random.Random(1), 24, 33, held_out=True).to(machine.device)
         matrices = [m.weight for net in (self.vae.encoder.net, self.vae.decoder.net) for m in net.modules() if isinstance(m, nn.Conv2d)]
         loss = CodecLoss(self.vae).to(machine.device)
-        self.players = dict(codec=Player(loss, MuonAdamW(muon_groups(loss.parameters(), matrices, lr), lr)))
+        self.players = dict(codec=Player(loss, MuonAdamW(loss.parameters(), matrices, lr)))
     def report(self):
         out = self.vae.decode(self.vae.encode(self.unseen).latent_dist.mode()).sample
         return dict(psnr=round(psnr(out, self.unseen).item(), 2), psnr_first_frame=round(psnr(out[:, :, :1], self.unseen[:, :, :1]).item(), 2))
@@ -126,7 +126,7 @@ class ClassifierStage(Stage):
         self.films = torch.stack(films).to(machine.device)
         matrices = [m.weight for m in self.judge.modules() if isinstance(m, (nn.Conv2d, nn.Conv1d, nn.Linear)) and m.weight.shape[0] >= 64 and m.weight[0].numel() <= 1000]
         loss = ClassifierLoss(self.judge).to(machine.device)
-        self.players = dict(classifier=Player(loss, MuonAdamW(muon_groups(loss.parameters(), matrices, lr), lr, weight_decay=.01)))
+        self.players = dict(classifier=Player(loss, MuonAdamW(loss.parameters(), matrices, lr, weight_decay=.01)))
     def report(self): return {k: round(v.nanmean().item(), 3) for k, v in errors({k: v.cpu() for k, v in self.judge(self.films).items()}, self.truths).items()}
     def finish(self, folder): self.judge.save_pretrained(folder/"judge")
 

@@ -11,7 +11,7 @@ __all__ = ['SIZES', 'LINEARS', 'Models', 'ToySize', 'for_device', 'channel_weigh
 
 # %% ../nbs/backstage/stages.ipynb #ca044f97
 import copy, random, time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 import torch
 import torch.nn.functional as F
@@ -27,15 +27,15 @@ from .facts import Examiner, token_grid
 from .flow import add_noise, to_x0
 from .metrics import errors, flat_share, truth
 from .ode import ode_loss, trajectory
-from .optim import MuonAdamW, muon_groups
+from .optim import MuonAdamW
 from .refit import FrameCritic, RefitWeights, hinge_loss, make_wrong_latents, mix_latents, refit_loss
 from .render import render_frames
 from .rollout import own_context, rollout, student_loss
 from .story import contact_sheet
 from .student import student_sigmas
 from .teacher import TOY_TRAINING, TrainingOptions, drop, teacher_loss, teacher_velocity, toy_transformer, without_past
-from .text import compose_prompt, encode_captions, toy_text_encoder, toy_tokenizer
-from .train import Draw, Machine, Player, Stage, load_checkpoint, seed_of
+from .text import compose_prompt, encode_captions, toy_text_encoder
+from .train import Draw, Machine, Player, Stage, seed_of
 from .transformer import ShotTransformer
 from .world import draw_story
 
@@ -127,7 +127,7 @@ class NextShotLoss(TeacherLoss):
 def muon(loss:nn.Module, transformer, lr:float)->MuonAdamW:
     "Muon for the matrices of the blocks, AdamW for all other parameters of a loss"
     matrices = [p for name, p in transformer.named_parameters() if p.ndim == 2 and "blocks." in name]
-    return MuonAdamW(muon_groups(loss.parameters(), matrices, lr, .4*lr), lr, weight_decay=.01)
+    return MuonAdamW(loss.parameters(), matrices, lr, .4*lr, weight_decay=.01)
 
 class TeacherStage(Stage):
     "Single shots (`base`) or next shots (`teacher`); new stories are filmed all the while"
