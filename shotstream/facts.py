@@ -118,4 +118,4 @@ class Examiner(nn.Module):
             error = weight*(ask(F.layer_norm(x, x.shape[-1:])).float() - goal).pow(2)
             return (error.sum((0, 1, 2))/weight.sum((0, 1, 2)).clamp(min=1.)).sum()
         return (wrong(self.past, self.heard["past"][:, :c], goal[:, :c], weight[:, :c]),
-                wrong(self.new, self.heard["new"][:, c:], goal[:, c:], weight[:, c:]))
+                wrong(self.new, self.heard["new"][:, c-goal.shape[1]:], goal[:, c:], weight[:, c:]))    # the last block answers for new frames alone
