@@ -35,6 +35,7 @@ class FrameTable:
         if isinstance(frames, int): frames = slice(frames, frames+1 or None)      # a view; a list of numbers would have to travel to a GPU
         return FrameTable(**{f.name: getattr(self, f.name)[:, frames] for f in fields(self)})
     def to(self, device):
+        if device is None: return self                   # offloading hooks that do not care ask so
         there = torch.device(device).type != "cpu"       # nobody waits on the way there; on the way back the values must have arrived
         return FrameTable(**{f.name: getattr(self, f.name).to(device, non_blocking=there) for f in fields(self)})
     def at(self, sigma, everywhere=False):

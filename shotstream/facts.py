@@ -100,12 +100,12 @@ class Examiner(nn.Module):
         super().__init__()
         self.past, self.new = (nn.Linear(model.patch_embedding.out_channels, CHARACTER+SCENE) for _ in range(2))
         for ask in (self.past, self.new): nn.init.zeros_(ask.weight), nn.init.zeros_(ask.bias)   # at first nobody is disturbed
-        self.names, self.heard, forward = {id(model.blocks[past]): "past", id(model.blocks[new]): "new"}, {}, model.block_forward
-        def listening(block, *args):
-            x = forward(block, *args)
-            if id(block) in self.names: self.heard[self.names[id(block)]] = x
-            return x
-        model.block_forward = listening
+        self.heard = {}
+        def listen(name):
+            def hook(block, args, out):
+                if torch.is_tensor(out): self.heard[name] = out       # a block that only reads captions is not asked
+            return hook
+        for number, name in ((past, "past"), (new, "new")): model.blocks[number].register_forward_hook(listen(name))
 
     def forward(self,
         goal:Tensor, weight:Tensor, # (b, c+f, n, facts) from `facts`

@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 from .video import write_whole
 
@@ -234,6 +234,7 @@ class Trainer:
     def turn(self, i:int, name:str)->dict: # {metric: number tensor}
         "One optimizer step of one player"
         player, shown = self.stage.players[name], {}
+        player.optimizer.zero_grad(set_to_none=True)             # another player's loss may have left something here
         for m in range(self.accumulate):
             last = m == self.accumulate-1
             with nullcontext() if last else self.accelerator.no_sync(self.forward[name]), self.machine.autocast():

@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['BACKENDS', 'patchify', 'unpatchify', 'frame_times', 'embed_times', 'modulate', 'attend', 'attention_backend',
            'split_heads', 'keys_values', 'self_attention', 'token_mask', 'caption_keys', 'cross_attention',
-           'block_forward', 'block_remember', 'Looking', 'ShotTransformer']
+           'ShotAttnProcessor', 'block_forward', 'block_remember', 'ShotBlock', 'Looking', 'ShotTransformer']
 
 # %% ../nbs/10_transformer.ipynb #824eb676
 from contextlib import nullcontext
 import torch
 import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
-from diffusers.utils.accelerate_utils import apply_forward_hook
 from diffusers.configuration_utils import register_to_config
-from fastcore.basics import patch
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from fastcore.meta import delegates
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -77,15 +77,19 @@ def modulate(
 def attend(
     q:Tensor, k:Tensor, v:Tensor, # (b, heads, tokens, d/heads)
     mask:Tensor|None=None,        # (b, 1, asking, answering) bool
+    backend=None,                 # One of diffusers' attention backends, see `set_attention_backend`; `None`: the active one
 )->Tensor:                        # Like `q`
     "Every token takes the mean of `v`, weighted by how well its `q` fits each `k`"
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():     # backwards, the fused kernel is slower than this
+    if q.device.type != "cpu" or backend is not None:
+        return dispatch_attention_fn(*(z.transpose(1, 2) for z in (q, k, v)), attn_mask=mask, backend=backend).transpose(1, 2)
+    if q.dtype == torch.bfloat16 and torch.is_grad_enabled():     # backwards, the fused kernel is slower than this
         fit = q*q.shape[-1]**-.5 @ k.transpose(-1, -2)
         return (fit if mask is None else fit.masked_fill(~mask, -torch.inf)).softmax(-1).type_as(v) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 # %% ../nbs/10_transformer.ipynb #c2e1811f
-BACKENDS = dict(cudnn=SDPBackend.CUDNN_ATTENTION, flash=SDPBackend.FLASH_ATTENTION, efficient=SDPBackend.EFFICIENT_ATTENTION, math=SDPBackend.MATH)
+BACKENDS = dict(cudnn=SDPBackend.CUDNN_ATTENTION, flash=SDPBackend.FLASH_ATTENTION,
+                efficient=SDPBackend.EFFICIENT_ATTENTION, math=SDPBackend.MATH)
 
 def attention_backend(
     name:str|None=None, # One of `BACKENDS`; `None`: PyTorch chooses
@@ -122,13 +126,17 @@ def self_attention(
     mask:Tensor|None=None, # (b, 1, f*n, f*n) bool; `None`: everybody sees everybody
     look=None, key_angles=None, # A memory: see `keys_values`
     watch=None,            # `watch(q, k)`: somebody who wants to know who looks at whom
-)->Tensor:                 # (b, f, n, d)
+    num_context:int=0,     # So many frames at the front are only looked at
+)->Tensor:                 # (b, f - num_context, n, d)
     "Tokens of all frames look at each other (§4.2: with clocks that know the shot)"
-    q = rotate(split_heads(attn.norm_q(attn.to_q(x)), attn.heads), *angles)
+    first = num_context*x.shape[2]
+    if first: asking, mask = [a[:, first:] for a in angles], mask if mask is None else mask[:, :, first:]
+    else: asking = angles
+    q = rotate(split_heads(attn.norm_q(attn.to_q(x[:, num_context:])), attn.heads), *asking)
     k, v = keys_values(attn, x, angles, look, key_angles)
     if watch is not None: watch(q, k)
-    o = attend(*(z.transpose(1, 2) for z in (q, k, v)), mask)
-    return attn.to_out[0](o.transpose(1, 2).flatten(2).unflatten(1, x.shape[1:3]))
+    o = attend(*(z.transpose(1, 2) for z in (q, k, v)), mask, attn.processor._attention_backend)
+    return attn.to_out[0](o.transpose(1, 2).flatten(2).unflatten(1, (-1, x.shape[2])))
 
 # %% ../nbs/10_transformer.ipynb #75f822fa
 def token_mask(
@@ -160,23 +168,43 @@ def cross_attention(
         pick = torch.arange(len(x), device=x.device)[:, None], caption          # story and caption of every frame
         q, k, v = q.flatten(0, 1), k[pick].flatten(0, 1), v[pick].flatten(0, 1) # bf n d
     heads = lambda z: z.unflatten(-1, (attn.heads, -1)).transpose(1, 2)         # ... h tokens d/h
-    o = attend(heads(q), heads(k), heads(v)).transpose(1, 2).flatten(2)
+    o = attend(heads(q), heads(k), heads(v), backend=attn.processor._attention_backend).transpose(1, 2).flatten(2)
     return attn.to_out[0](o.reshape(x.shape))
+
+# %% ../nbs/10_transformer.ipynb #d3a1c0e2
+class ShotAttnProcessor:
+    "diffusers' way to exchange attention: `attn1` with rotary phases and a cache, `attn2` with a caption for every frame"
+    _attention_backend = None          # set by `set_attention_backend`
+
+    def __call__(self,
+        attn,                          # The `WanAttention` that asks
+        hidden_states:Tensor,          # (b, f, n, d) tokens
+        encoder_hidden_states=None,    # Captions, or what `caption_keys` made of them; `None`: self-attention
+        attention_mask=None, rotary_emb=None,  # `mask` and `angles` of `self_attention`
+        caption=None,                  # See `cross_attention`
+        **memory,                      # See `self_attention`
+    )->Tensor:                         # (b, f, n, d)
+        "Self-attention without captions, cross-attention with them"
+        if encoder_hidden_states is None: return self_attention(attn, hidden_states, rotary_emb, attention_mask, **memory)
+        return cross_attention(attn, hidden_states, encoder_hidden_states, caption)
 
 # %% ../nbs/10_transformer.ipynb #09805c75
 def block_forward(
-    block,          # One of the model's `blocks`
+    block,          # A `ShotBlock`
     x:Tensor,       # (b, f, n, d) tokens
     text,           # (b, s, l, d) captions, or their keys and values
     time:Tensor,    # (b, f, 6, d) shifts, scales and gates
-    caption:Tensor, # (b, f)
+    caption:Tensor, # (b, f) which caption a frame reads; for fewer than f frames: only the last ones have an output
     angles, mask=None, look=None, key_angles=None, watch=None, # See `self_attention`
-)->Tensor:          # (b, f, n, d)
+)->Tensor:          # Like `x`, with as many frames as `caption`
     "Look around, read, think: each behind a norm, the first and last gated by time"
     shift, scale, gate, shift2, scale2, gate2 = (block.scale_shift_table + time.float()).unsqueeze(-2).unbind(2)   # b f 1 d
-    seen = self_attention(block.attn1, modulate(block.norm1(x.float()), shift, scale).type_as(x), angles, mask, look, key_angles, watch)
+    context = x.shape[1] - caption.shape[1]
+    seen = block.attn1(modulate(block.norm1(x.float()), shift, scale).type_as(x), None, mask, angles,
+                       look=look, key_angles=key_angles, watch=watch, num_context=context)
+    if context: x, gate, shift2, scale2, gate2 = (z[:, context:] for z in (x, gate, shift2, scale2, gate2))
     x = (x.float() + seen*gate).type_as(x)
-    x = x + cross_attention(block.attn2, block.norm2(x.float()).type_as(x), text, caption)
+    x = x + block.attn2(block.norm2(x.float()).type_as(x), text, caption=caption)
     thought = block.ffn(modulate(block.norm3(x.float()), shift2, scale2).type_as(x))
     return (x.float() + thought*gate2).type_as(x)
 
@@ -191,6 +219,34 @@ def block_remember(
     shift, scale = (block.scale_shift_table + time.float()).unsqueeze(-2)[:, :, :2].unbind(2)
     keys_values(block.attn1, modulate(block.norm1(x.float()), shift, scale).type_as(x), angles, look, key_angles)
 
+# %% ../nbs/10_transformer.ipynb #d3a1c0e4
+class ShotBlock(WanTransformerBlock):
+    "Wan's block, with the same state dict, for tokens that stay sorted by frame"
+    compute = staticmethod(block_forward)      # a compiled one may take its place: `ShotTransformer.compile_blocks`
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.exchange_attention()
+
+    def exchange_attention(self):
+        "Both attentions work as this module says"
+        for attn in (self.attn1, self.attn2): attn.set_processor(ShotAttnProcessor())
+        return self
+
+    def forward(self,
+        hidden_states:Tensor|None,     # (b, f, n, d) tokens; `None`: captions are read
+        encoder_hidden_states=None,    # (b, s, l, d) captions, or their keys and values
+        temb:Tensor|None=None,         # (b, f, 6, d) shifts, scales and gates
+        rotary_emb:tuple|None=None,    # cos and sin, (b, f*n, 1, head_dim//2)
+        caption:Tensor|None=None,      # See `block_forward`
+        mask=None, look=None, key_angles=None, watch=None, # See `self_attention`
+        answer:bool=True,              # Without: keys and values go to `look`, and nothing else is computed
+    ): # (b, f, n, d) tokens; `None` without answer; keys and values of captions without tokens
+        "Answer, remember or read"
+        if hidden_states is None: return caption_keys(self.attn2, encoder_hidden_states)
+        if not answer: return block_remember(self, hidden_states, temb, rotary_emb, look, key_angles)
+        return self.compute(self, hidden_states, encoder_hidden_states, temb, caption, rotary_emb, mask, look, key_angles, watch)
+
 # %% ../nbs/10_transformer.ipynb #5fbb4e0e
 class Looking:
     "A block's door to a memory"
@@ -203,9 +259,11 @@ class ShotTransformer(WanTransformer3DModel):
     """Wan's video transformer, reading a frame table. Same state dict as `WanTransformer3DModel`, and same output when no table is given.
 
     With a table, each latent frame has its own noise level, caption and clock (`shot`), and sees the frames that `visible` allows (§4.1, §4.2).
-    With a cache, it also sees what was remembered of earlier frames (§4.2)."""
-    block_forward = staticmethod(block_forward)    # a compiled one may take its place
+    With a cache, it also sees what was remembered of earlier frames (§4.2).
+    Blocks and attention are called as modules: hooks, offloading, layerwise casting, checkpointing and regional compilation work as in diffusers."""
     attention = None                               # One of `BACKENDS`; `None`: PyTorch chooses
+    _no_split_modules = _repeated_blocks = ["ShotBlock"]
+    _cp_plan = None                                # see `enable_parallelism`
 
     @register_to_config
     @delegates(WanTransformer3DModel.__init__)
@@ -213,11 +271,15 @@ class ShotTransformer(WanTransformer3DModel):
         prediction_type:str="flow_prediction", # What the last layer says: "flow_prediction", the velocity (Wan); "v_prediction": see `from_v_prediction`
         **kwargs,
     ):
-        if prediction_type not in ("flow_prediction", "v_prediction"): raise ValueError(f"unknown prediction_type {prediction_type!r}; use 'flow_prediction' or 'v_prediction'")
+        if prediction_type not in ("flow_prediction", "v_prediction"):
+            raise ValueError(f"unknown prediction_type {prediction_type!r}; use 'flow_prediction' or 'v_prediction'")
         super().__init__(**kwargs)
+        for block in self.blocks:                  # as Wan's constructor made them, random numbers included; only the way through is ours
+            block.__class__ = ShotBlock
+            block.exchange_attention()
 
     def forward(self,
-        hidden_states:Tensor,          # (b, c, f, h, w) latents: clean context and noisy target
+        hidden_states:Tensor|None,     # (b, c, f, h, w) latents: clean context and noisy target; `None`: captions are read, see `read`
         timestep:Tensor|None=None,     # (b,), (b, f) or (b, tokens) in [0, 1000]; by default 1000 times the table's sigma
         encoder_hidden_states=None,    # (b, l, d) one caption, (b, s, l, d) one per shot, or what `read` made of them
         encoder_hidden_states_image=None,
@@ -227,82 +289,110 @@ class ShotTransformer(WanTransformer3DModel):
         phi:float=1/6,                 # Phase jump of the clocks at a cut
         cache=None,                    # A `Memory`: frames of earlier passes that these frames see
         answer:bool=True,              # Without: only fill the cache
-    ): # `.sample`: (b, c, f, h, w) velocity; `None` if nobody wants an answer
+        num_context:int=0,             # So many frames at the front are only read: they have no output, and the last block saves the work
+    ): # `.sample`: (b, c, f - num_context, h, w) velocity; `None` if nobody wants an answer
         "Velocity of every latent"
-        if encoder_hidden_states_image is not None: raise ValueError("image conditioning is not part of ShotStream: leave encoder_hidden_states_image empty")
-        if attention_kwargs: raise ValueError("attention_kwargs are not used here; set_adapters() sets the strength of a LoRA")
-        if cache is not None and visible is not None: raise ValueError("with a cache, what is visible is what the cache holds: leave `visible` empty")
-        table, text = self.check(hidden_states, encoder_hidden_states, table)
+        if hidden_states is None: return self.read_captions(encoder_hidden_states)
+        self.refuse(encoder_hidden_states_image, attention_kwargs, cache, visible)
+        table, text = self.check(hidden_states, encoder_hidden_states, table, num_context)
         x = patchify(self.patch_embedding, hidden_states.to(self.patch_embedding.weight.dtype))      # b f rows columns d
         rows, columns = x.shape[2:4]
         t = frame_times(timestep, table, rows*columns)
         temb, time = embed_times(self.condition_embedder, t, x.dtype)
         angles, key_angles = self.clocks(table, cache, rows, columns, phi)
         with attention_backend(self.attention):
-            x = self.through_blocks(x.flatten(2, 3), text, time, table.caption, angles, token_mask(visible, rows*columns), cache, key_angles, answer)
+            x = self.through_blocks(x.flatten(2, 3), text, time, table.caption, angles, token_mask(visible, rows*columns),
+                                    cache, key_angles, answer, num_context)
         if x is None: return None
+        if num_context: hidden_states, temb, t = hidden_states[:, :, num_context:], temb[:, num_context:], t[:, num_context:]
         shift, scale = (self.scale_shift_table + temb[:, :, None]).unsqueeze(-2).unbind(2)     # b f 1 d
         x = self.proj_out(modulate(self.norm_out(x.float()), shift, scale).type_as(x))
         x = unpatchify(x.unflatten(2, (rows, columns)), self.config.patch_size)
-        if self.config.prediction_type == "v_prediction": x = from_v_prediction(hidden_states.transpose(1, 2), x.transpose(1, 2), t/1000).transpose(1, 2)
+        if self.config.prediction_type == "v_prediction":
+            x = from_v_prediction(hidden_states.transpose(1, 2), x.transpose(1, 2), t/1000).transpose(1, 2)
         return Transformer2DModelOutput(sample=x) if return_dict else (x,)
 
-# %% ../nbs/10_transformer.ipynb #bfbaa792
-@patch
-def through_blocks(self:ShotTransformer,
-    x:Tensor,                      # (b, f, n, d) tokens
-    text,                          # For every block, captions or their keys and values
-    time, caption, angles, mask,   # See `block_forward`
-    cache, key_angles, answer,     # See `forward`
-)->Tensor|None:                    # (b, f, n, d); `None` without answer
-    "All blocks, one after the other"
-    run = self._gradient_checkpointing_func if torch.is_grad_enabled() and self.gradient_checkpointing else lambda f, *args: f(*args)
-    for i, (block, words) in enumerate(zip(self.blocks, text)):
-        look = None if cache is None else Looking(cache, i)
-        if not answer and i == len(self.blocks)-1: return block_remember(block, x, time, angles, look, key_angles)
-        watch = cache.watch if cache is not None and cache.watched == i else None
-        x = run(self.block_forward, block, x, words, time, caption, angles, mask, look, key_angles, watch)
-    return x
+    def through_blocks(self,
+        x:Tensor,                      # (b, f, n, d) tokens
+        text,                          # For every block, captions or their keys and values
+        time, caption, angles, mask,   # See `block_forward`
+        cache, key_angles, answer, num_context, # See `forward`
+    )->Tensor|None:                    # (b, f - num_context, n, d); `None` without answer
+        "All blocks, one after the other"
+        again = torch.is_grad_enabled() and self.gradient_checkpointing
+        for i, (block, words) in enumerate(zip(self.blocks, text)):
+            look, last = None if cache is None else Looking(cache, i), i == len(self.blocks)-1
+            if last and not answer: return block(x, None, time, angles, None, None, look, key_angles, None, False)
+            watch = cache.watch if cache is not None and cache.watched == i else None
+            reads = caption[:, num_context:] if last and num_context else caption
+            args = x, words, time, angles, reads, mask, look, key_angles, watch
+            x = self._gradient_checkpointing_func(block, *args) if again else block(*args)
+        return x
 
-@patch
-def compile_blocks(self:ShotTransformer, **options)->ShotTransformer:
-    "What happens inside a block, compiled once for all blocks; `options` as in `torch.compile`"
-    self.block_forward = torch.compile(type(self).block_forward, **options)
-    return self
+    def clocks(self, table, cache, rows:int, columns:int, phi:float)->tuple:
+        "Angles of the asking tokens; and of all that the cache will show, if it keeps unturned keys"
+        own, seen = (table, None) if cache is None else cache.ask(table)
+        turn = lambda t: video_angles(t.position, t.shot, rows, columns, self.config.attention_head_dim, phi)
+        return turn(own), None if seen is None else turn(seen)
 
-@patch
-def clocks(self:ShotTransformer, table, cache, rows:int, columns:int, phi:float)->tuple:
-    "Angles of the asking tokens; and of all that the cache will show, if it keeps unturned keys"
-    own, seen = (table, None) if cache is None else cache.ask(table)
-    turn = lambda t: video_angles(t.position, t.shot, rows, columns, self.config.attention_head_dim, phi)
-    return turn(own), None if seen is None else turn(seen)
+    def read(self,
+        text:Tensor, # (b, s, l, d) captions
+    )->list:         # For every block: (b, s, l, d) keys and values
+        "Read captions once; `forward` takes the result in their place"
+        return self(None, encoder_hidden_states=text)      # a call of the model: offloading brings the weights here for it too
 
-# %% ../nbs/10_transformer.ipynb #e004f4d5
-@patch
-@apply_forward_hook          # offloading brings the weights here for this method too
-def read(self:ShotTransformer,
-    text:Tensor, # (b, s, l, d) captions
-)->list:         # For every block: (b, s, l, d) keys and values
-    "Read captions once; `forward` takes the result in their place"
-    text = self.condition_embedder.text_embedder(text)
-    return [caption_keys(block.attn2, text) for block in self.blocks]
+    def read_captions(self, text:Tensor)->list:
+        "What `read` does, inside the model's call"
+        text = self.condition_embedder.text_embedder(text)
+        return [block(None, text) for block in self.blocks]
 
-@patch
-def check(self:ShotTransformer,
-    latents:Tensor, # (b, c, f, h, w)
-    text, table,    # See `forward`
-)->tuple:           # The table (plain Wan's if there is none), and the captions for every block
-    "Do they all fit together?"
-    b, _, f, h, w = latents.shape
-    pt, ph, pw = self.config.patch_size
-    if pt != 1: raise ValueError("a latent frame must be one row: patch_size[0] must be 1")
-    if h % ph or w % pw: raise ValueError(f"latents of {h} x {w} cannot be cut into patches of {ph} x {pw}")
-    if text is None: raise ValueError("encoder_hidden_states: give a caption; zeros say nothing")
-    if torch.is_tensor(text): text = [self.condition_embedder.text_embedder(text[:, None] if text.ndim == 3 else text)]*len(self.blocks)
-    stories, captions = (text[0] if torch.is_tensor(text[0]) else text[0][0]).shape[:2]
-    if stories != b: raise ValueError(f"captions for {stories} stories, latents of {b}")
-    if table is None: table = single_shot_table(b, f, device=latents.device)
-    if table.shape != (b, f): raise ValueError(f"the frame table has shape {tuple(table.shape)}, the latents are {b} stories of {f} frames")
-    if table.caption.device.type == "cpu" and table.caption.max() >= captions:     # on a GPU, looking would mean waiting
-        raise ValueError(f"a frame reads caption {int(table.caption.max())}, there are {captions} (numbered from 0)")
-    return table, text
+    def compile_blocks(self, **options)->"ShotTransformer":
+        "What happens inside a block, compiled once for all blocks and outside of their hooks; `options` as in `torch.compile`"
+        compute = torch.compile(block_forward, **options)
+        for block in self.blocks: block.compute = compute
+        return self
+
+    def check(self,
+        latents:Tensor, # (b, c, f, h, w)
+        text, table, num_context:int=0, # See `forward`
+    )->tuple:           # The table (plain Wan's if there is none), and the captions for every block
+        "Do they all fit together?"
+        b, _, f, h, w = latents.shape
+        pt, ph, pw = self.config.patch_size
+        if pt != 1: raise ValueError("a latent frame must be one row: patch_size[0] must be 1")
+        if h % ph or w % pw: raise ValueError(f"latents of {h} x {w} cannot be cut into patches of {ph} x {pw}")
+        if not 0 <= num_context < f: raise ValueError(f"{f} frames, num_context={num_context}: at least one frame must have an output")
+        if text is None: raise ValueError("encoder_hidden_states: give a caption; zeros say nothing")
+        if torch.is_tensor(text): text = [self.condition_embedder.text_embedder(text[:, None] if text.ndim == 3 else text)]*len(self.blocks)
+        stories, captions = (text[0] if torch.is_tensor(text[0]) else text[0][0]).shape[:2]
+        if stories != b: raise ValueError(f"captions for {stories} stories, latents of {b}")
+        if table is None: table = single_shot_table(b, f, device=latents.device)
+        if table.shape != (b, f): raise ValueError(f"the frame table has shape {tuple(table.shape)}, the latents are {b} stories of {f} frames")
+        if table.caption.device.type == "cpu" and table.caption.max() >= captions:     # on a GPU, looking would mean waiting
+            raise ValueError(f"a frame reads caption {int(table.caption.max())}, there are {captions} (numbered from 0)")
+        return table, text
+
+    def refuse(self, image, attention_kwargs, cache, visible):
+        "Arguments of Wan's forward, and pairs of ours, that mean nothing here"
+        if image is not None: raise ValueError("image conditioning is not part of ShotStream: leave encoder_hidden_states_image empty")
+        if attention_kwargs: raise ValueError("attention_kwargs are not used here; set_adapters() sets the strength of a LoRA")
+        if cache is not None and visible is not None:
+            raise ValueError("with a cache, what is visible is what the cache holds: leave `visible` empty")
+
+    def set_attn_processor(self, processor):
+        "As in diffusers, for processors that know frames"
+        for p in processor.values() if isinstance(processor, dict) else [processor]:
+            if not isinstance(p, ShotAttnProcessor): raise ValueError(f"{type(p).__name__} does not know frames: derive it from ShotAttnProcessor")
+        super().set_attn_processor(processor)
+
+    def enable_parallelism(self, **kwargs):
+        "Not here"
+        raise NotImplementedError("frames of a table are not split between devices: give every device its own stories instead")
+
+    def enable_cache(self, config):
+        "Not here"
+        raise NotImplementedError("diffusers' caches skip steps of plain denoising: a ShotTransformer has `cache`, a `Memory`, instead")
+
+    def fuse_qkv_projections(self):
+        "Not here"
+        raise NotImplementedError("queries, keys and values are computed apart, because a memory needs keys and values without queries")

@@ -1,12 +1,18 @@
 """The transformer is Wan's, to rounding, until a frame table asks for more; and then it does what the table says."""
+from collections import Counter
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from diffusers import WanTransformer3DModel
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
+from shotstream.cache import Memory, StaticMemory
 from shotstream.core import next_shot_table, sees_all, sees_past, stack_stories
-from shotstream.transformer import ShotTransformer, cross_attention, patchify, unpatchify
+from shotstream.transformer import ShotAttnProcessor, ShotBlock, ShotTransformer, attend, cross_attention, patchify, unpatchify
 
 CONFIG = dict(num_attention_heads=3, attention_head_dim=16, in_channels=5, out_channels=5, text_dim=20, freq_dim=32, ffn_dim=40, num_layers=2)
 B, F, H, W, L = 2, 9, 4, 6, 7   # stories, frames, latent height and width, words per caption
@@ -195,3 +201,215 @@ def test_mistakes_are_explained(models, inputs, change, says):
     x, text, table = inputs
     with pytest.raises(ValueError) as error: models[1](**dict(hidden_states=x, encoder_hidden_states=text, table=table) | change)
     assert says in str(error.value)
+
+
+def three_ways(model, x, text, table):
+    "Everything a model can be asked: to answer, to read captions, to fill a memory and look into it"
+    first = table[slice(0, 4)], table[slice(4, None)]
+    memory = Memory(len(model.blocks))
+    with torch.no_grad():
+        words = model.read(text)
+        nothing = model(x[:, :, :4], None, words, table=first[0].at(0.), cache=memory, answer=False)
+        memory.commit()
+        return nothing, model(x, None, text, table=table).sample, model(x[:, :, 4:], None, words, table=first[1], cache=memory).sample
+
+
+def same_three(got, expected, tolerance=1e-5):
+    assert got[0] is None and expected[0] is None
+    for a, b in zip(got[1:], expected[1:]): close(a, b, tolerance)
+
+
+def test_frames_at_the_front_may_have_no_output(models, inputs):
+    _, ours = models
+    x, text, table = inputs
+    visible = sees_past(table, table)
+    for rule in (None, visible):
+        whole = ours(x, None, text, table=table, visible=rule).sample
+        close(ours(x, None, text, table=table, visible=rule, num_context=4).sample, whole[:, :, 4:])
+    v = ShotTransformer(**CONFIG, prediction_type="v_prediction").eval().requires_grad_(False)
+    v.load_state_dict(ours.state_dict())
+    close(v(x, None, text, table=table, num_context=4).sample, v(x, None, text, table=table).sample[:, :, 4:])
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_no_output_costs_no_gradient(inputs, checkpointing):
+    x, text, table = inputs
+    grads = []
+    for num_context in (0, 4):
+        _, ours = pair()
+        ours.requires_grad_(True)
+        if checkpointing: ours.enable_gradient_checkpointing()
+        ours(x, None, text, table=table, num_context=num_context).sample[:, :, 4-num_context:].pow(2).mean().backward()
+        grads.append([p.grad for p in ours.parameters()])
+    for a, b in zip(*grads): close(a, b, 1e-6)
+
+
+def test_at_least_one_frame_has_an_output(models, inputs):
+    x, text, table = inputs
+    for n in (-1, F):
+        with pytest.raises(ValueError, match="at least one frame"): models[1](x, None, text, table=table, num_context=n)
+
+
+def test_blocks_are_ours_and_start_as_wans():
+    torch.manual_seed(0)
+    wan = WanTransformer3DModel(**CONFIG)
+    torch.manual_seed(0)
+    ours = ShotTransformer(**CONFIG)
+    assert all(type(block) is ShotBlock for block in ours.blocks) and all(type(block) is not ShotBlock for block in wan.blocks)
+    for (a, x), (b, y) in zip(wan.state_dict().items(), ours.state_dict().items()): assert a == b and torch.equal(x, y)
+    torch.manual_seed(0)
+    built = ShotBlock(48, 40, 3, cross_attn_norm=True)
+    assert list(built.state_dict()) == list(ours.blocks[0].state_dict())
+
+
+def test_every_module_is_called(inputs):
+    "A hook hears each pass through each block, attention and MLP: offloading, sharding and probes hang on that"
+    _, ours = pair()
+    x, text, table = inputs
+    heard = Counter()
+    for name, module in ours.named_modules():
+        module.register_forward_hook(lambda m, args, out, name=name: heard.update([name]))
+    ours(x, None, text, table=table)
+    for i in range(2):
+        for name in ("", ".attn1", ".attn1.to_q", ".attn1.norm_q", ".attn1.to_out.0", ".attn2", ".attn2.to_k", ".norm2", ".ffn", ".ffn.net.0"):
+            assert heard[f"blocks.{i}{name}"] == 1, name
+    assert heard[""] == heard["patch_embedding"] == heard["proj_out"] == 1
+    heard.clear()
+    ours.read(text)
+    assert heard[""] == heard["blocks.0"] == heard["blocks.1"] == heard["blocks.1.attn2.to_v"] == 1 and not heard["blocks.1.attn1"]
+    heard.clear()
+    ours(x, None, text, table=table, cache=Memory(2), answer=False)
+    assert heard["blocks.0"] == heard["blocks.1"] == heard["blocks.1.attn1.to_k"] == 1 and not heard["blocks.1.attn1.to_q"]
+
+
+def test_a_hook_may_change_what_a_block_says(inputs):
+    _, ours = pair()
+    x, text, table = inputs
+    before = ours(x, None, text, table=table).sample
+    ours.blocks[0].register_forward_hook(lambda block, args, out: 0*out)
+    assert differs(ours(x, None, text, table=table).sample, before)
+
+
+def test_sequential_offload(models, inputs):
+    "All weights away until a module is called: what was not called as a module would fail"
+    _, ours = pair()
+    expected = three_ways(models[1], *inputs)
+    cpu_offload(ours, torch.device("cpu"))
+    assert ours.blocks[0].attn1.to_q.weight.device.type == "meta"
+    same_three(three_ways(ours, *inputs), expected)
+
+
+@pytest.mark.parametrize("level", ["block_level", "leaf_level"])
+def test_group_offload(models, inputs, level, tmp_path):
+    _, ours = pair()
+    expected = three_ways(models[1], *inputs)
+    ours.enable_group_offload(torch.device("cpu"), torch.device("cpu"), offload_type=level, num_blocks_per_group=1 if level == "block_level" else None,
+                              offload_to_disk_path=str(tmp_path))
+    same_three(three_ways(ours, *inputs), expected)
+
+
+def test_layerwise_casting(models, inputs):
+    _, ours = pair()
+    expected = three_ways(models[1], *inputs)
+    ours.enable_layerwise_casting(storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
+    assert ours.blocks[0].ffn.net[2].weight.dtype == torch.bfloat16
+    same_three(three_ways(ours, *inputs), expected, .05)
+
+
+@pytest.mark.parametrize("how", ["compile_blocks", "compile_repeated_blocks"])
+def test_compiled_blocks_say_the_same(models, inputs, how):
+    _, ours = pair()
+    x, text, table = inputs
+    getattr(ours, how)(backend="eager")
+    for model in (ours, deepcopy(ours)) if how == "compile_blocks" else (ours,):
+        close(model(x, None, text, table=table).sample, models[1](x, None, text, table=table).sample)
+
+
+def test_hooks_stay_outside_of_compiled_blocks(inputs):
+    _, ours = pair()
+    ours.compile_blocks(backend="eager", fullgraph=True)
+    x, text, table = inputs
+    heard = []
+    ours.blocks[1].register_forward_hook(lambda block, args, out: heard.append(out))
+    ours(x, None, text, table=table)
+    assert len(heard) == 1 and heard[0].shape == (B, F, 6, 48)
+
+
+@pytest.fixture
+def own_backend():
+    "diffusers keeps the last backend for all models"
+    before = _AttentionBackendRegistry._active_backend
+    yield
+    _AttentionBackendRegistry.set_active_backend(before)
+
+
+def test_attention_backend_of_diffusers(models, inputs, own_backend, monkeypatch):
+    _, ours = pair()
+    x, text, table = inputs
+    expected = ours(x, None, text, table=table, visible=sees_past(table, table)).sample
+    asked = []
+    monkeypatch.setattr("shotstream.transformer.dispatch_attention_fn", lambda q, k, v, attn_mask, backend:
+                        (asked.append(backend), attend(*(z.transpose(1, 2) for z in (q, k, v)), attn_mask).transpose(1, 2))[1])
+    ours.set_attention_backend("_native_math")
+    close(ours(x, None, text, table=table, visible=sees_past(table, table)).sample, expected)
+    assert asked == ["_native_math"]*4                                          # two blocks, two kinds of attention
+    ours.reset_attention_backend()
+    close(ours(x, None, text, table=table, visible=sees_past(table, table)).sample, expected)
+    assert len(asked) == 4
+    with pytest.raises(ValueError, match="must be one of"): ours.set_attention_backend("fast")
+
+
+def test_attention_backends_agree(inputs, own_backend):
+    _, ours = pair()
+    x, text, table = inputs
+    for visible in (None, sees_past(table, table)):
+        ours.reset_attention_backend()
+        expected = ours(x, None, text, table=table, visible=visible).sample
+        ours.set_attention_backend("native")
+        close(ours(x, None, text, table=table, visible=visible).sample, expected)
+
+
+def test_processors_are_exchanged_for_their_like_only(inputs):
+    _, ours = pair()
+    x, text, table = inputs
+    class Silent(ShotAttnProcessor):
+        def __call__(self, attn, hidden_states, *args, num_context=0, **kwargs): return 0*hidden_states[:, num_context:]
+    before = ours(x, None, text, table=table).sample
+    ours.set_attn_processor(Silent())
+    assert differs(ours(x, None, text, table=table).sample, before)
+    with pytest.raises(ValueError, match="does not know frames"): ours.set_attn_processor(WanAttnProcessor())
+    with pytest.raises(ValueError, match="does not know frames"):
+        ours.set_attn_processor({name: WanAttnProcessor() for name in ours.attn_processors})
+
+
+@pytest.mark.parametrize("call", [lambda m: m.enable_parallelism(config=None), lambda m: m.enable_cache(None), lambda m: m.fuse_qkv_projections()])
+def test_what_cannot_work_says_so(models, call):
+    with pytest.raises(NotImplementedError, match=" "): call(models[1])
+
+
+@pytest.mark.parametrize("options", [dict(variant="fp16"), dict(max_shard_size="50KB"), dict(safe_serialization=False)])
+def test_saved_and_opened_again(models, inputs, tmp_path, options):
+    _, ours = models
+    x, text, table = inputs
+    ours.save_pretrained(tmp_path, **options)
+    again = ShotTransformer.from_pretrained(tmp_path, variant=options.get("variant"), use_safetensors=options.get("safe_serialization", True)).eval()
+    close(again(x, None, text, table=table).sample, ours(x, None, text, table=table).sample)
+    half = ShotTransformer.from_pretrained(tmp_path, torch_dtype=torch.bfloat16, variant=options.get("variant"),
+                                           use_safetensors=options.get("safe_serialization", True)).eval()
+    assert half.dtype == torch.bfloat16 and half.blocks[0].scale_shift_table.dtype == torch.float32     # as Wan keeps it
+    assert (half(x, None, text.bfloat16(), table=table).sample - ours(x, None, text, table=table).sample).abs().max() < .1
+
+
+def test_static_memory_under_offload(models, inputs):
+    "The preallocated cache writes in place, whatever hooks do around the blocks"
+    _, ours = pair()
+    x, text, table = inputs
+    def run(model):
+        memory = StaticMemory(2, B, 6, 3, 16)
+        with torch.no_grad():
+            model(x[:, :, :4], None, text, table=table[slice(0, 4)].at(0.), cache=memory, answer=False)
+            memory.commit()
+            return model(x[:, :, 4:], None, text, table=table[slice(4, None)], cache=memory).sample
+    expected = run(models[1])
+    cpu_offload(ours, torch.device("cpu"))
+    close(run(ours), expected)
