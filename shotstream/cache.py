@@ -27,14 +27,16 @@ class HeldFrames:
     "Which frames are held, which ask, and what these see"
     def __init__(self, layers:int, window:int=21, sink:int=0, relative:bool=False): # See `Memory`
         if window < 1 or sink < 0:
-            raise ValueError(f"a window has at least one frame and a sink none or some, got window={window}, sink={sink}")
+            raise ValueError(
+                f"a window has at least one frame and a sink none or some, got window={window}, sink={sink}")
         self.layers, self.window, self.sink, self.relative = layers, window, sink, relative
         self.watched, self.shares = None, []                 # see `watch`
         self.new_shot()
 
     def new_shot(self):
         "A cut: forget everything; the next frames that come are the new shot's context, or its first chunk"
-        self.frames, self.made = [], 0                       # what is held: -1 for context, else the number inside the shot
+        # what is held: -1 for context, else the number inside the shot
+        self.frames, self.made = [], 0
         self.held, self.asking = None, None                  # rows of what is held, rows of who asks
         self.looked = None                                   # blocks that have looked in this pass; `None`: no pass
         self.expect(None)
@@ -47,10 +49,11 @@ class HeldFrames:
 
     def ask(self,
         table:FrameTable, # (b, f) frames that come now: context, or one chunk
-    )->tuple: # Rows of the asking frames; and of everything in sight, in the order of `look`, if keys are unturned, else `None`
+    )->tuple: # Rows of the asking frames; if keys are unturned also of everything in sight, else `None`
         "Begin a pass"
         self.asking, self.context = table, not bool(table.target[0, 0]) if self.coming is None else self.coming
-        if self.context and self.made: raise ValueError("context comes before the first chunk of a shot: call new_shot() first")
+        if self.context and self.made:
+            raise ValueError("context comes before the first chunk of a shot: call new_shot() first")
         self.see()
         self.looked = 0
         return self.rows() if self.relative else (table, None)
@@ -75,7 +78,8 @@ class HeldFrames:
         return rows[slice(-len(self.asking), None)], rows
 
     def watch(self, q:Tensor, k:Tensor):
-        "Note how much attention each frame in sight gets in block `watched`, which anybody may set: `shares`, [(frame, part), ...]"
+        """Note how much attention each frame in sight gets in block `watched`, which anybody may set: `shares`,
+        [(frame, part), ...]"""
         frames = self.in_sight()
         self.shares = list(zip(frames, frame_shares(q, k, len(frames))))
 
@@ -83,18 +87,24 @@ class HeldFrames:
 GRADIENTS = ("detached", "through", "exit")
 
 class Memory(HeldFrames):
-    """Keys and values of frames that were made: the context of earlier shots, and the clean frames of this one (§4.2, dual cache).
+    """Keys and values of frames that were made: the context of earlier shots, and the clean frames of this one (§4.2,
+    dual cache).
 
-    The clear version: it glues tensors together, and gradients may pass. `StaticMemory` holds the same, without ever moving it.
-    A pass is `ask(table)`, then `look(layer, k, v)` in every block; `commit()` keeps its frames. `keys(layer)` and `values(layer)` read
+    The clear version: it glues tensors together, and gradients may pass. `StaticMemory` holds the same, without ever
+    moving it.
+    A pass is `ask(table)`, then `look(layer, k, v)` in every block; `commit()` keeps its frames. `keys(layer)` and
+    `values(layer)` read
     what is held. `RuntimeError` says which call is missing.
 
-    `gradient` says what later frames teach earlier ones through what is kept: "detached", nothing; "through", everything, the clean pass
-    and its context included; "exit", the values are those of the clean pass, their gradient goes to the last pass before it that had a
+    `gradient` says what later frames teach earlier ones through what is kept: "detached", nothing; "through",
+    everything, the clean pass
+    and its context included; "exit", the values are those of the clean pass, their gradient goes to the last pass
+    before it that had a
     graph (published training)."""
     def __init__(self,
         layers:int,           # Blocks of the transformer
-        window:int=21,        # Latent frames of this shot that a chunk may see, itself included; the public code counts the sink in as well
+        # Latent frames of this shot that a chunk may see, itself included; the public code counts the sink in as well
+        window:int=21,
         sink:int=0,           # First frames of the shot that stay for ever, beside the window
         relative:bool=False,  # Keep keys unturned, and count positions from the oldest frame that is held?
         gradient:str="detached", # Through what is kept: "detached", "through" or "exit"
@@ -106,11 +116,13 @@ class Memory(HeldFrames):
     def new_shot(self):
         "A cut: forget everything; the next frames that come are the new shot's context, or its first chunk"
         super().new_shot()
-        self.past, self.own, self.exit = ([None]*self.layers for _ in range(3)) # (keys, values): kept; of the last pass; of one with a graph
+        # (keys, values): kept; of the last pass; of one with a graph
+        self.past, self.own, self.exit = ([None]*self.layers for _ in range(3))
 
     def note(self, layer:int):
         "A block looks"
-        if self.looked is None: raise RuntimeError("look() outside of a pass: call ask(table) first, as the transformer does")
+        if self.looked is None:
+            raise RuntimeError("look() outside of a pass: call ask(table) first, as the transformer does")
         self.looked = layer + 1
 
     def look(self,
@@ -124,14 +136,16 @@ class Memory(HeldFrames):
         if self.past[layer] is None: return k, v
         n = k.shape[1]//len(self.asking)
         show = lambda held, own: torch.cat([*(held[i] for i in self.shown), own], 1)
-        return tuple(show([h[:, i*n:(i+1)*n] for i in range(len(self.frames))], o) for h, o in zip(self.past[layer], (k, v)))
+        split = lambda held: [held[:, i*n:(i+1)*n] for i in range(len(self.frames))]
+        return tuple(show(split(h), o) for h, o in zip(self.past[layer], (k, v)))
 
     def kept(self, layer:int)->tuple: # (b, f*n, heads, d) keys and values
         "What stays of the last pass in one block, with the gradient that `gradient` names"
         own, exit = self.own[layer], self.exit[layer]
         if self.gradient == "through": return own
         own = tuple(t.detach() for t in own)
-        return own if exit is None else tuple(o + (e - e.detach()) for o, e in zip(own, exit)) # the difference is 0, its gradient is not
+        # the difference is 0, its gradient is not
+        return own if exit is None else tuple(o + (e - e.detach()) for o, e in zip(own, exit))
 
     def finish_pass(self):
         "Every block has looked; the pass is over"
@@ -149,7 +163,8 @@ class Memory(HeldFrames):
         for layer in range(self.layers):
             own, old = self.kept(layer), self.past[layer]
             n = own[0].shape[1]//f
-            if old is not None: own = tuple(torch.cat([*(h[:, i*n:(i+1)*n] for i in keep), o], 1) for h, o in zip(old, own))
+            if old is not None:
+                own = tuple(torch.cat([*(h[:, i*n:(i+1)*n] for i in keep), o], 1) for h, o in zip(old, own))
             self.past[layer] = own
         self.held = self.asking if self.held is None else concat_frames(self.held[keep], self.asking)
         self.frames = [self.frames[i] for i in keep] + self.numbers()
@@ -158,7 +173,8 @@ class Memory(HeldFrames):
 
     def held_in(self, layer:int)->tuple: # (b, frames, tokens, heads, d) keys and values
         "What is held in one block, frame by frame in the order of `frames`: context first, then this shot in time"
-        if self.past[layer] is None: raise RuntimeError("nothing is held yet: run a pass with this cache and commit() it")
+        if self.past[layer] is None:
+            raise RuntimeError("nothing is held yet: run a pass with this cache and commit() it")
         return tuple(t.unflatten(1, (len(self.frames), -1)) for t in self.past[layer])
 
     def keys(self, layer:int)->Tensor: # (b, frames, tokens, heads, d)
@@ -179,11 +195,13 @@ class FramePlaces(Memory):
     "Places for keys and values, given out once"
     def __init__(self,
         layers:int, batch:int, tokens:int, heads:int, head_dim:int, # See `StaticMemory`
-        budget:int=6, window:int=21, sink:int=0, relative:bool=False, dtype=torch.float32, device=None, gradient:str="detached",
+        budget:int=6, window:int=21, sink:int=0, relative:bool=False,
+        dtype=torch.float32, device=None, gradient:str="detached",
     ):
         if gradient != "detached": raise ValueError("StaticMemory writes in place, gradients cannot pass: use Memory")
         self.tokens, self.budget = tokens, budget
-        self.store = torch.zeros(layers, 2, batch, (budget+sink+window)*tokens, heads, head_dim, dtype=dtype, device=device)
+        places = (budget+sink+window)*tokens
+        self.store = torch.zeros(layers, 2, batch, places, heads, head_dim, dtype=dtype, device=device)
         super().__init__(layers, window, sink, relative)
 
     def new_shot(self):
@@ -199,8 +217,10 @@ class FramePlaces(Memory):
     def see(self):
         "Give the asking frames their places; whoever lay there is out of everybody's sight"
         f, held = len(self.asking), len(self.frames)
-        if self.context and held + f > self.budget: raise ValueError(f"{held + f} context frames do not fit a memory for {self.budget}")
-        if not self.context and f > self.window: raise ValueError(f"a chunk of {f} frames does not fit a window of {self.window}")
+        if self.context and held + f > self.budget:
+            raise ValueError(f"{held + f} context frames do not fit a memory for {self.budget}")
+        if not self.context and f > self.window:
+            raise ValueError(f"a chunk of {f} frames does not fit a window of {self.window}")
         self.mine = list(range(held, held+f)) if self.context else [self.place(self.made+i) for i in range(f)]
         self.shown = [place for place in sorted(self.places) if place not in self.mine]
         self.filled = max([*self.shown, *self.mine]) + 1
@@ -212,7 +232,8 @@ class FramePlaces(Memory):
 
 # %% ../nbs/14_cache.ipynb #1f2d7847
 class StaticMemory(FramePlaces):
-    "What `Memory` holds, in places given out once: frames are written where they stay, and a look is a view, not a copy. No gradients"
+    """What `Memory` holds, in places given out once: frames are written where they stay, and a look is a view, not
+    a copy. No gradients"""
     def __init__(self,
         layers:int, batch:int, tokens:int, heads:int, head_dim:int, # Sizes; `tokens` per frame
         budget:int=6,                          # Most context frames

@@ -26,7 +26,8 @@ from .wan_video import WanVAE
 from .world import world_hash
 
 # %% ../nbs/backstage/components.ipynb #729fae92
-ONE_AT_A_TIME = threading.RLock()      # tokenizers and codecs keep notes while they work, and a director's thread is not alone
+# tokenizers and codecs keep notes while they work, and a director's thread is not alone
+ONE_AT_A_TIME = threading.RLock()
 ASSETS = Path(__file__).parent/"assets" if "__file__" in globals() else Path("../../shotstream/assets")
 
 def check_card(
@@ -35,7 +36,8 @@ def check_card(
     "Weights of another world must not load: they would make confident nonsense"
     card = Path(folder)/"card.json"
     if card.exists() and (made := json.loads(card.read_text())["world"]) != world_hash():
-        raise ValueError(f"the weights in {folder} were trained on toy world {made}, this package has world {world_hash()}; "
+        raise ValueError(
+            f"the weights in {folder} were trained on toy world {made}, this package has world {world_hash()}; "
                          "install the matching version or train again")
 
 @contextmanager
@@ -73,14 +75,16 @@ PARTS = ("vae", "text_encoder", "tokenizer", "transformer", "teacher")
 def find_folder(
     path,     # "toy" (inside this package), a folder, or a name on the hub
     parts=PARTS, # Which folders inside it are wanted
-    **hub,    # `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`: see `huggingface_hub.snapshot_download`
+    # `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`: see `huggingface_hub.snapshot_download`
+    **hub,
 )->Path:
     "Where the weights are, downloaded if need be. `OSError` says what the hub said"
     folder = ASSETS/"toy" if str(path) == "toy" else Path(path)
     if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
         wanted = ["model_index.json", "card.json", *(f"{name}/*" for name in parts)]
         try: folder = Path(snapshot_download(str(path), allow_patterns=wanted, **hub))
-        except Exception as e: raise OSError(f"there is no folder {path}, and the hub did not give it: {type(e).__name__}: {e}") from None
+        except Exception as e:
+            raise OSError(f"there is no folder {path}, and the hub did not give it: {type(e).__name__}: {e}") from None
     return folder
 
 def read_index(folder)->dict:
@@ -92,19 +96,24 @@ def read_index(folder)->dict:
 def load_part(
     folder:Path, name:str,
     dtype=torch.float32,
-    **options, # Of diffusers' `from_pretrained`: `variant`, `use_safetensors` (default here), `low_cpu_mem_usage`, `disable_mmap`
+    # Of diffusers' `from_pretrained`: `variant`, `use_safetensors` (default here), `low_cpu_mem_usage`, `disable_mmap`
+    **options,
 ):
     "One part from its folder; transformers are always `ShotTransformer`s, whatever the folder's index says"
     if name == "tokenizer":
         tokenizer = AutoTokenizer.from_pretrained(folder/name)
-        tokenizer.model_max_length = min(tokenizer.model_max_length, 512)      # umT5's own knows no limit; Wan reads 512 tokens
+        # umT5's own knows no limit; Wan reads 512 tokens
+        tokenizer.model_max_length = min(tokenizer.model_max_length, 512)
         return tokenizer
     vae = folder/"vae"/"config.json"
     made_for_toy = vae.exists() and json.loads(vae.read_text())["_class_name"] == "ToyVAE"
-    options = {"use_safetensors": True, **options}                             # diffusers would fall back to pickles, which run code
-    if name == "vae" and made_for_toy: return ToyVAE.from_pretrained(folder/name, torch_dtype=torch.float32, **options)   # it subtracts frames
+    # diffusers would fall back to pickles, which run code
+    options = {"use_safetensors": True, **options}
+    # it subtracts frames
+    if name == "vae" and made_for_toy: return ToyVAE.from_pretrained(folder/name, torch_dtype=torch.float32, **options)
     if name == "vae": return WanVAE.from_pretrained(folder/name, torch_dtype=dtype, **options)
-    if name in ("transformer", "teacher"): return ShotTransformer.from_pretrained(folder/name, torch_dtype=dtype, **options)
+    if name in ("transformer", "teacher"):
+        return ShotTransformer.from_pretrained(folder/name, torch_dtype=dtype, **options)
     with no_bar() if made_for_toy else nullcontext():
         chosen = {k: v for k, v in options.items() if k in ("variant", "use_safetensors")}
         return UMT5EncoderModel.from_pretrained(folder/name, dtype=dtype, **chosen)
@@ -115,26 +124,31 @@ def load_parts(
     dtype=torch.float32, # For all parts, or {"transformer": ..., "default": ...}
     weights=None,     # Instead of the folder's transformer: a checkpoint as `load_shotstream` reads it
     **options,        # See `load_part`
-)->dict:              # {name: part} for all `PARTS`; the teacher may be missing, and a text encoder that the index says was released
+)->dict:              # {name: part} for all `PARTS`; `None` for a teacher, or a released text encoder, that is not there
     "All parts of a pipeline. `FileNotFoundError` names the folders that are missing"
     index, given = read_index(folder), given or {}
     released = [name for name in ("text_encoder", "teacher") if (index.get(name) or [None])[0] is None]
     wanted = [name for name in PARTS if name not in given]
     missing = [n for n in wanted if not (folder/n).is_dir() and n != "teacher" and not (index and n in released)]
-    if missing: raise FileNotFoundError(f"no pipeline in {folder}: it needs the folders {', '.join(missing)}; 'toy' is always there")
+    if missing:
+        raise FileNotFoundError(
+            f"no pipeline in {folder}: it needs the folders {', '.join(missing)}; 'toy' is always there")
     check_card(folder)
-    type_of = (lambda name: dtype.get(name, dtype.get("default", torch.float32))) if isinstance(dtype, dict) else lambda name: dtype
+    types = dtype if isinstance(dtype, dict) else {"default": dtype}
+    def type_of(name): return types.get(name, types.get("default", torch.float32))
     parts = {n: load_part(folder, n, type_of(n), **options) if (folder/n).is_dir() else None for n in wanted}
     if weights is not None:
         if "transformer" in given: raise ValueError("give a transformer or weights for it, not both")
         shape = {k: v for k, v in parts["transformer"].config.items() if not k.startswith("_")}
-        parts["transformer"] = load_shotstream(weights, base=folder/"transformer", config=shape, dtype=type_of("transformer"))
+        base = folder/"transformer"
+        parts["transformer"] = load_shotstream(weights, base=base, config=shape, dtype=type_of("transformer"))
     return {**given, **parts}
 
 # %% ../nbs/backstage/components.ipynb #cc3fc162
 class TextParts:
     "Prompts in, features out"
-    was_read, text_rests, text_visits = {}, False, True     # what a released text encoder has read; does it wait in main memory, does it come to read?
+    # what a released text encoder has read; does it wait in main memory, does it come to read?
+    was_read, text_rests, text_visits = {}, False, True
 
     def prompt_of(self, caption:str, prompt:str, number:int=0)->str:
         "Story and shot caption in one; cleaned of broken characters when the published style is wanted"
@@ -142,12 +156,14 @@ class TextParts:
         return clean_prompt(whole) if self.config.prompt_style == "published" else whole
 
     def check(self, caption:str, prompt:str)->str: # What a person should know; "" if nothing
-        "Complain (`ValueError`) about words that the toy world does not know; say how much of a long prompt will not be read"
+        """Complain (`ValueError`) about words that the toy world does not know; say how much of a long prompt will
+        not be read"""
         whole = self.prompt_of(caption, prompt)
         with ONE_AT_A_TIME:
             if self.is_toy: check_prompt(whole, self.tokenizer)
             tokens, room = len(self.tokenizer(whole).input_ids), self.tokenizer.model_max_length
-        return f"the last {tokens-room} of {tokens} tokens will not be read: shorten the story's caption" if tokens > room else ""
+        if tokens <= room: return ""
+        return f"the last {tokens-room} of {tokens} tokens will not be read: shorten the story's caption"
 
     @torch.no_grad()
     def features(self, prompt:str)->Tensor: # (1, l, d)
@@ -169,7 +185,8 @@ class TextParts:
 
     def rest_text(self,
         rests:bool=True,
-        visits:bool=True, # Come to the device to read? Otherwise it reads where it rests: slower, on a device that has no room for it
+        # Come to the device to read? Otherwise it reads where it rests: slower, on a device that has no room for it
+        visits:bool=True,
     ):
         "Let the text encoder wait in main memory: umT5-XXL is four times as heavy as the transformer"
         self.text_rests, self.text_visits = rests, visits
@@ -216,10 +233,13 @@ class VideoParts:
 
 # %% ../nbs/backstage/components.ipynb #8bbf33fe
 class ShotComponents(TextParts, VideoParts):
-    """The parts that generate shots: `vae`, `text_encoder`, `tokenizer`, `transformer`, maybe `teacher`, and a `config` that says how they were trained.
+    """The parts that generate shots: `vae`, `text_encoder`, `tokenizer`, `transformer`, maybe `teacher`, and a
+    `config` that says how they were trained.
 
-    `config` has `shift`, `prompt_style`, `context_pixels`, `context_time`, `negative_prompt`, `guidance`, `history_guidance`, `guide_above` and
-    `teacher_steps`, as in `ShotStreamPipeline`, which is one of these. Whatever generates from prompts (`Stream`) asks for no more."""
+    `config` has `shift`, `prompt_style`, `context_pixels`, `context_time`, `negative_prompt`, `guidance`,
+    `history_guidance`, `guide_above` and
+    `teacher_steps`, as in `ShotStreamPipeline`, which is one of these. Whatever generates from prompts (`Stream`) asks
+    for no more."""
     def __init__(self, vae, text_encoder, tokenizer, transformer, teacher=None, config=None):
         self.vae, self.text_encoder, self.tokenizer = as_ours(WanVAE, vae), text_encoder, tokenizer
         self.transformer, self.teacher = as_ours(ShotTransformer, transformer), as_ours(ShotTransformer, teacher)
@@ -232,11 +252,13 @@ class ShotComponents(TextParts, VideoParts):
         return Sampling(len(STEPS), c.shift, context_time=c.context_time, context_pixels=c.context_pixels)
 
     def teacher_guidance(self,
-        text=None, history=None, min_sigma=None, # Instead of the config's `guidance`, `history_guidance` and `guide_above`
+        # Instead of the config's `guidance`, `history_guidance` and `guide_above`
+        text=None, history=None, min_sigma=None,
         negative_prompt=None, # Instead of the config's
     )->Guidance:
         "How the teacher is guided, away from what the negative prompt says; an empty one is silence"
         c = self.config
         scales = zip((text, history, min_sigma), (c.guidance, c.history_guidance, c.guide_above))
         negative = c.negative_prompt if negative_prompt is None else negative_prompt
-        return Guidance(*(mine if asked is None else asked for asked, mine in scales), self.features(negative)[None] if negative else None)
+        embedding = self.features(negative)[None] if negative else None
+        return Guidance(*(mine if asked is None else asked for asked, mine in scales), embedding)

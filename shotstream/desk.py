@@ -306,7 +306,8 @@ class DeskPlayer(DeskStrip):
         if self.asked and frames.latent == 0: self.first, self.asked = time.perf_counter() - self.asked, None
         memory = self.director.stream.memory
         if memory is None: return                            # just being made anew
-        newest = max([f for f, _ in memory.shares], default=-1) % 3 + 1     # of a chunk of three; a shot's last may be shorter
+        # of a chunk of three; a shot's last may be shorter
+        newest = max([f for f, _ in memory.shares], default=-1) % 3 + 1
         self.memory.value, memory.watched = memory_picture(memory.shares, newest), self.watched
         first = f"first frame after {self.first*1000:.0f} ms<br>" if self.first else ""
         where = f"shot {frames.shot + 1}, chunk {frames.latent//3 + 1}, latent {frames.latent + 1}"

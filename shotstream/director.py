@@ -45,7 +45,8 @@ class Shot:
     def cut(self)->bool: return self.kept < self.latents
     def request(self)->ShotRequest:
         "Ask for the same shot again"
-        return ShotRequest(self.prompt, self.latents, self.seed, self.kept if self.cut else None, True, self.caption, self.settings)
+        keep = self.kept if self.cut else None
+        return ShotRequest(self.prompt, self.latents, self.seed, keep, True, self.caption, self.settings)
 
 # %% ../nbs/20_director.ipynb #d530f5f4
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class UndoableStory:
     "A story that can step back and forth"
     def __init__(self, on_change:Callable=lambda: None):
         self.story, self.on_change = Story({"branch 1": ()}, "branch 1"), on_change
-        self.draft, self.base = None, 0                       # shots while a rewriting is under way, the first `base` as they were
+        # shots while a rewriting is under way, the first `base` as they were
+        self.draft, self.base = None, 0
         self.done, self.undone = deque(maxlen=50), deque(maxlen=50) # stories to go back and forth to
         self.dirty = False                                    # is there a story that nobody has saved?
 
@@ -111,7 +113,8 @@ class ShotPlan(UndoableStory):
         self.seed, self.paced = seed, paced
         self.queue, self.running, self.events = deque(), [], deque()   # requests, running shots, and what is to be told
 
-    def start(self)->tuple: # The running shot that is next in turn, and its past if it was not begun; `None` twice if there is none
+    # The running shot that is next in turn, and its past if it was not begun; `None` twice if there is none
+    def start(self)->tuple:
         "Take the next request, if no shot runs"
         if self.running and not self.running[-1].whole: return self.running[-1], None
         if not self.queue: return None, None
@@ -157,7 +160,8 @@ class ShotPlan(UndoableStory):
         if self.draft is None: self.replace(self.story.having(shots))
         else:
             self.draft = shots
-            if not any(r.again for r in [*self.queue, *(r.request for r in self.running)]): self.replace(self.story.having(shots))
+            if not any(r.again for r in [*self.queue, *(r.request for r in self.running)]):
+                self.replace(self.story.having(shots))
         self.events.append(("shot", len(shots)-1))
 
     def forget(self, shots:list):
@@ -167,7 +171,8 @@ class ShotPlan(UndoableStory):
 
 # %% ../nbs/20_director.ipynb #6a1c0e06
 class Timeline(ShotPlan):
-    "What is finished, runs and waits, and the way back: no threads, no networks, no files; every method leaves a whole story behind"
+    """What is finished, runs and waits, and the way back: no threads, no networks, no files; every method leaves a
+    whole story behind"""
     def ask(self, request:ShotRequest, now:bool=False):
         "One more shot; `now`: cut to it, and forget what waits"
         if now: self.halt()
@@ -210,7 +215,8 @@ class Timeline(ShotPlan):
 
     def switch(self, name:str):
         "Another branch comes to the screen"
-        if name not in self.story.branches: raise ValueError(f"there is no {name!r}; there are {', '.join(self.story.branches)}")
+        if name not in self.story.branches:
+            raise ValueError(f"there is no {name!r}; there are {', '.join(self.story.branches)}")
         self.halt()
         if name != self.story.name: self.replace(replace(self.story, name=name))
 
@@ -241,11 +247,15 @@ def save_story(
     for k, shot in ((k, s) for branch in story.branches.values() for k, s in enumerate(branch)):
         if id(shot) in numbers: continue                 # two branches may share it
         n = numbers[id(shot)] = len(shots)
-        shots.append(dict(caption=shot.caption, prompt=shot.prompt, latents=shot.latents, seed=shot.seed, settings=asdict(shot.settings), number=k))
-        tensors |= {f"{n}.video": shot.video, f"{n}.text": shot.text, **{f"{n}.still.{f}": z for f, z in dict(shot.still.latents).items()}}
+        shots.append(dict(caption=shot.caption, prompt=shot.prompt, latents=shot.latents, seed=shot.seed,
+                          settings=asdict(shot.settings), number=k))
+        tensors |= {f"{n}.video": shot.video, f"{n}.text": shot.text}
+        tensors |= {f"{n}.still.{f}": z for f, z in dict(shot.still.latents).items()}
     branches = {name: [numbers[id(t)] for t in ts] for name, ts in story.branches.items()}
-    about = dict(caption=caption, seed=seed, size=size, settings=asdict(settings), name=story.name, shots=shots, branches=branches)
-    tensors = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in tensors.items()} or {"empty": torch.zeros(1)}
+    about = dict(caption=caption, seed=seed, size=size, settings=asdict(settings), name=story.name,
+                 shots=shots, branches=branches)
+    def plain(t): return t.detach().cpu().clone(memory_format=torch.contiguous_format)
+    tensors = {k: plain(t) for k, t in tensors.items()} or {"empty": torch.zeros(1)}
     write_whole(folder/"context.safetensors", lambda p: save_file(tensors, p, {"director": json.dumps(about)}))
     script = Script(caption, tuple(ShotPrompt(t.prompt, len(t.video)) for t in story.shots), "", seed)
     write_whole(folder/"story.json", lambda p: save_script(script, p))
@@ -256,7 +266,8 @@ def load_story(
 )->tuple: # `Story`, and a dict of caption, seed, size and settings
     "What `save_story` wrote"
     path = Path(folder)/"context.safetensors"
-    if not path.exists(): raise FileNotFoundError(f"no story in {folder}: it needs context.safetensors, as Director.save writes it")
+    if not path.exists():
+        raise FileNotFoundError(f"no story in {folder}: it needs context.safetensors, as Director.save writes it")
     try:
         with safe_open(path, "pt") as f:
             about, tensors = json.loads(f.metadata()["director"]), {k: f.get_tensor(k) for k in f.keys()}
@@ -296,7 +307,8 @@ def as_python(
     plain = asdict(Settings())
     changed = sorted({name for s in shots for name, value in asdict(s.settings).items() if value != plain[name]})
     def settings(s): return {name: getattr(s.settings, name) for name in changed}
-    rows = "".join(f"    ({s.caption!r}, {s.prompt!r}, {s.latents}, {s.kept}, {s.seed}, {settings(s)}),\n" for s in shots)
+    def row(s): return f"    ({s.caption!r}, {s.prompt!r}, {s.latents}, {s.kept}, {s.seed}, {settings(s)}),\n"
+    rows = "".join(map(row, shots))
     return f'''import torch
 from shotstream import ShotStreamPipeline
 
@@ -322,7 +334,8 @@ def export_shots(
     "Write finished shots as a file for others"
     path = Path(path)
     kind = path.suffix.lower()
-    if kind not in (".mp4", ".gif", ".png", ".srt", ".py"): raise ValueError(f"export to .mp4, .gif, .png, .srt or .py, got {path.name!r}")
+    if kind not in (".mp4", ".gif", ".png", ".srt", ".py"):
+        raise ValueError(f"export to .mp4, .gif, .png, .srt or .py, got {path.name!r}")
     if not shots: raise ValueError("nothing is filmed yet")
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == ".mp4": write_video(path, torch.cat([s.video for s in shots]), scale=scale)
@@ -339,16 +352,21 @@ KINDS = ("frames", "shot", "error", "idle")
 class DirectorState:
     "What a `Director` holds, and what can be seen of it"
     def __init__(self,
-        pipe:ShotComponents, caption:str="", seed:int=0, folder=None, ahead:int=3, paced:bool=False, size=None, **settings, # See `Director`
+        pipe:ShotComponents, caption:str="", seed:int=0, folder=None, ahead:int=3, paced:bool=False, # See `Director`
+        size=None, **settings,
     ):
-        self.pipe, self.caption, self.size, self.settings = pipe, caption, tuple(size or pipe.config.size), Settings(**settings)
+        self.pipe, self.caption, self.settings = pipe, caption, Settings(**settings)
+        self.size = tuple(size or pipe.config.size)
         self.folder, self.ahead, self.paced = folder and Path(folder), ahead, paced
         self.lock, self.saving = threading.Condition(threading.RLock()), threading.RLock()
         self.timeline = Timeline(seed, paced, self._wake)
         self.listeners = {kind: [] for kind in KINDS}
-        self.took = deque(maxlen=21)                                                   # (seconds, frames) of every latent, lately
-        self.told = self.idle = True                                                   # nothing to film, and "idle" was said; nothing to do at all
-        self.closed, self.prepared = False, None                                       # prepared: the past that is in the stream's memory
+        # (seconds, frames) of every latent, lately
+        self.took = deque(maxlen=21)
+        # nothing to film, and "idle" was said; nothing to do at all
+        self.told = self.idle = True
+        # prepared: the past that is in the stream's memory
+        self.closed, self.prepared = False, None
         self.saved = self._stamp()
         if self.saved:
             self.timeline.story, about = load_story(self.folder, pipe.device)
@@ -380,7 +398,8 @@ class DirectorState:
     @property
     def waiting(self)->list: # Of prompts
         "What will be filmed after the running shot"
-        with self.lock: return [r.request.prompt for r in self.timeline.running[1:]] + [r.prompt for r in self.timeline.queue]
+        with self.lock:
+            return [r.request.prompt for r in self.timeline.running[1:]] + [r.prompt for r in self.timeline.queue]
     @property
     def name(self)->str:
         "Of the branch that is on the screen"
@@ -440,7 +459,8 @@ class StoryKeeper(DirectorState):
                     "and it is not overwritten: keep this one with save() in another folder")
                 self._write(self.folder)
         except Exception as e:
-            with self.lock: self.timeline.events.append(("error", f"could not save to {self.folder}: {type(e).__name__}: {e}"))
+            with self.lock:
+                self.timeline.events.append(("error", f"could not save to {self.folder}: {type(e).__name__}: {e}"))
 
 # %% ../nbs/20_director.ipynb #6a1c0e13
 class ShotFilmer(StoryKeeper):
@@ -481,7 +501,8 @@ class ShotFilmer(StoryKeeper):
             self.took.append((time.perf_counter() - start, len(frames.video)))
         except Exception as e:
             self.prepared = None
-            with self.lock: self.timeline.fail(shot, f"the shot {shot.request.prompt!r} is lost: {type(e).__name__}: {e}")
+            with self.lock:
+                self.timeline.fail(shot, f"the shot {shot.request.prompt!r} is lost: {type(e).__name__}: {e}")
             return
         with self.lock: self.timeline.receive(shot, frames)
 
@@ -516,7 +537,8 @@ class Worker(ShotFilmer):
                 if task is None: return
                 task()
                 with self.lock:
-                    if self.told and not self.timeline.events and not self.timeline.dirty and not self.idle: self.idle = True
+                    if self.told and not self.timeline.events and not self.timeline.dirty and not self.idle:
+                        self.idle = True
                     self.lock.notify_all()
 
     def _tell(self):
@@ -530,7 +552,8 @@ class Worker(ShotFilmer):
             except Exception as e:
                 traceback.print_exc()
                 if kind != "error":
-                    with self.lock: self.timeline.events.append(("error", f'a function for "{kind}" failed: {type(e).__name__}: {e}'))
+                    said = f'a function for "{kind}" failed: {type(e).__name__}: {e}'
+                    with self.lock: self.timeline.events.append(("error", said))
 
     def _say_idle(self):
         "All is filmed"
@@ -549,7 +572,8 @@ class Director(Worker):
         pipe:ShotComponents,     # A `ShotStreamPipeline`
         caption:str="",          # Of the whole story; shots add to it
         seed:int=0,              # Shot k without a seed of its own has 1000 seed + k
-        folder=None,             # Where to save by itself; a story found there goes on, with its own caption, seed, size and settings
+        # Where to save by itself; a story found there goes on, with its own caption, seed, size and settings
+        folder=None,
         ahead:int=3, paced:bool=False,
         size=None,               # Height and width in pixels; by default the pipeline's
         **settings,              # Of the shots to come, see `Settings`
@@ -560,7 +584,8 @@ class Director(Worker):
     def __enter__(self): return self
     def __exit__(self, *error): self.close()
     def __repr__(self):
-        state = f"{len(self.shots)} shots, {len(self.waiting)} prompts waiting{', filming' if self.timeline.running else ''}"
+        filming = ", filming" if self.timeline.running else ""
+        state = f"{len(self.shots)} shots, {len(self.waiting)} prompts waiting{filming}"
         return f"Director({self.caption!r}, {self.name!r}: {state})"
 
     def _open(self)->Timeline:
@@ -597,10 +622,12 @@ class Director(Worker):
         i:int,                   # Number of a shot: finished, running or waiting
         prompt:str|None=None, seed:int|None=None, latents:int|None=None, # What shall be different
     ):
-        "Film shot i again, from the same past, and then all that came after it; a cut shot keeps its length unless `latents` is given"
+        """Film shot i again, from the same past, and then all that came after it; a cut shot keeps its length
+        unless `latents` is given"""
         with self.lock:
             plan = self._open().plan()
-            if not 0 <= i < len(plan): raise ValueError(f"there are {len(plan)} shots, counted from 0; there is no shot {i}")
+            if not 0 <= i < len(plan):
+                raise ValueError(f"there are {len(plan)} shots, counted from 0; there is no shot {i}")
             change = {k: v for k, v in dict(prompt=prompt, seed=seed, latents=latents).items() if v is not None}
             request = replace(plan[i], **change, keep=None if latents else plan[i].keep)
             self.pipe.check(request.caption, request.prompt)
@@ -624,15 +651,18 @@ class Director(Worker):
 
     def watch(self, timeout:float|None=None)->Frames|None: # `None` if time is up or nothing will come
         "The next frames to show; only with `paced=True`"
-        if not self.paced: raise RuntimeError("watch() needs Director(..., paced=True); otherwise use on(\"frames\", function)")
+        if not self.paced:
+            raise RuntimeError("watch() needs Director(..., paced=True); otherwise use on(\"frames\", function)")
         with self.lock:
-            self.lock.wait_for(lambda: self.timeline.unseen() or self.closed or (timeout is None and self.idle), timeout)
+            over = lambda: self.closed or (timeout is None and self.idle)
+            self.lock.wait_for(lambda: self.timeline.unseen() or over(), timeout)
             return self.timeline.see() if self.timeline.unseen() else None
 
     def on(self, kind:str, function:Callable):
         """Call a function from the worker's thread.
 
-        It gets new `Frames` ("frames"), the number of a finished shot ("shot"), an error's text ("error"), or nothing, when all is filmed ("idle")."""
+        It gets new `Frames` ("frames"), the number of a finished shot ("shot"), an error's text ("error"),
+        or nothing, when all is filmed ("idle")."""
         if kind not in KINDS: raise ValueError(f"kinds of events are {', '.join(KINDS)}, got {kind!r}")
         with self.lock: self.listeners[kind].append(function)
 
@@ -652,7 +682,8 @@ class Director(Worker):
         if threading.current_thread() is not self.worker: self.worker.join()
 
     def save(self, folder):
-        "Everything that is finished, all branches: `context.safetensors` to go on with, `story.json` to read and `film.mp4` to watch"
+        """Everything that is finished, all branches: `context.safetensors` to go on with, `story.json` to read and
+        `film.mp4` to watch"""
         story, path = self._write(folder), Path(folder)/"film.mp4"
         if story.shots: write_video(path, torch.cat([s.video for s in story.shots]), scale=self.scale)
         else: path.unlink(missing_ok=True)

@@ -90,7 +90,8 @@ def draw_sigma(
     normal=False,   # Logit-normal instead of uniform: fewer extremes
     even=0.,        # Part of the draws that is uniform and unshifted whatever else is wished: no level is forgotten
     generator=None, # For the draw
-    grid:int|None=None, # Only the levels 1/grid, 2/grid, ... 1 before the shift (published: 1000), instead of any number
+    # Only the levels 1/grid, 2/grid, ... 1 before the shift (published: 1000), instead of any number
+    grid:int|None=None,
     between:tuple=(0., 1.), # Levels outside are moved to the nearer end
 )->Tensor:          # (n,) in [0, 1]
     "Noise levels for training"
@@ -125,26 +126,33 @@ class Guidance:
     text:float=1.           # Scale of classifier-free guidance: how strictly the caption is followed
     history:float=1.        # Scale of history guidance: how strictly the context frames are followed
     min_sigma:float=0.      # Frames with no more noise than this are not guided
-    negative:Tensor|None=dataclasses.field(default=None, compare=False) # (1, 1, l, d) caption to be guided away from; `None`: zeros
+    # (1, 1, l, d) caption to be guided away from; `None`: zeros
+    negative:Tensor|None=dataclasses.field(default=None, compare=False)
 
 @dataclass(frozen=True)
 class Sampling:
     "How noise becomes a shot. Travels whole from a pipeline's config to every function that samples or trains"
-    steps:int|tuple           # Of the teacher's Euler sampler, or of the student per chunk; or the student's steps themselves, of 1000
+    # Of the teacher's Euler sampler, or of the student per chunk; or the student's steps themselves, of 1000
+    steps:int|tuple
     shift:float               # Of the noise schedule, see `shift_sigma`
     phi:float=1/6             # Phase jump of the rotary position at a cut, in radians
-    context_time:str="clean"  # "clean" or "target": which noise level the teacher is told of its context; "target" is published
+    # "clean" or "target": which noise level the teacher is told of its context; "target" is published
+    context_time:str="clean"
     context_pixels:str="uint8" # "uint8" or "float": what is encoded again as context, rounded or (published) not
-    cache_noise:float=0.      # Noise level of clean frames when they are written to the KV cache; published training: .0079
+    # Noise level of clean frames when they are written to the KV cache; published training: .0079
+    cache_noise:float=0.
     window:int=21             # Latent frames of the shot that a chunk may see, itself included
     sink:int=0                # First latent frames of the shot that stay visible beside the window
-    exit_step:int|None=None   # Leave the student's sampler after this step (counted from 0), the only one with a gradient: training
+    # Leave the student's sampler after this step (counted from 0), the only one with a gradient: training
+    exit_step:int|None=None
 
     def __post_init__(self):
         for name, known in (("context_time", ("clean", "target")), ("context_pixels", ("uint8", "float"))):
-            if (asked := getattr(self, name)) not in known: raise ValueError(f"{name} is {known[0]!r} or {known[1]!r}, got {asked!r}")
+            if (asked := getattr(self, name)) not in known:
+                raise ValueError(f"{name} is {known[0]!r} or {known[1]!r}, got {asked!r}")
         if self.shift <= 0: raise ValueError(f"the shift of a noise schedule is positive, got {self.shift}")
-        if not 0 <= self.cache_noise < 1: raise ValueError(f"cache_noise: a noise level from 0 to below 1, got {self.cache_noise}")
+        if not 0 <= self.cache_noise < 1:
+            raise ValueError(f"cache_noise: a noise level from 0 to below 1, got {self.cache_noise}")
 
     @property
     def same_time(self):

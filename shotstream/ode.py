@@ -27,7 +27,8 @@ def trajectory(
 )->Tensor:             # (b, levels + 1, f, z, h, w): states at `sigmas`, then the clean end
     "The teacher's path from noise to film, stopped where the student will look (§5.1, §9)"
     sigmas = sigmas or student_sigmas(sampling.shift)
-    if sorted({s for s in sigmas if 0 < s <= 1}, reverse=True) != list(sigmas): raise ValueError(f"levels fall, from at most 1 to above 0, got {sigmas}")
+    if sorted({s for s in sigmas if 0 < s <= 1}, reverse=True) != list(sigmas):
+        raise ValueError(f"levels fall, from at most 1 to above 0, got {sigmas}")
     b, c, z, h, w = context.shape
     x = noise if torch.is_tensor(noise) else torch.randn(b, len(table)-c, z, h, w, generator=noise).to(context)
     every = schedule(sampling.steps, sampling.shift).tolist()
@@ -36,7 +37,8 @@ def trajectory(
     states = []
     for a, s in zip(levels, levels[1:]):
         if a in sigmas: states.append(x)
-        x = x + (s-a)*guided_velocity(model, context, x, table.at(a, everywhere=sampling.same_time), text, guidance, sampling.phi)
+        at = table.at(a, everywhere=sampling.same_time)
+        x = x + (s-a)*guided_velocity(model, context, x, at, text, guidance, sampling.phi)
     return torch.stack([*states, x], 1)
 
 # %% ../nbs/16_ode.ipynb #aee9f4c8
@@ -59,16 +61,20 @@ def ode_loss(
     generator=None,   # To draw the levels of the chunks with
     levels=None,      # (b, chunks) which of the states each chunk shows, the last is clean; by default drawn
 )->Tensor:            # (b,) loss of each story
-    "From a state of its path, every chunk must say where it ends; each chunk is at a level of its own, the past at 0 (§5.1, §9)"
+    """From a state of its path, every chunk must say where it ends; each chunk is at a level of its own, the past
+    at 0 (§5.1, §9)"""
     sigmas = torch.tensor([*sigmas, 0.], device=context.device)
-    if states.shape[1] != len(sigmas): raise ValueError(f"{states.shape[1]} states for {len(sigmas)-1} levels and the end")
+    if states.shape[1] != len(sigmas):
+        raise ValueError(f"{states.shape[1]} states for {len(sigmas)-1} levels and the end")
     b, c = context.shape[:2]
     shot = table[slice(c, None)]
     if levels is None: levels = torch.randint(len(sigmas), (b, int(shot.chunk.max())+1), generator=generator)
     levels = levels.to(context.device).gather(1, shot.chunk)                     # b f
     x, sigma = mixed_states(states, levels), sigmas[levels]
     at = table.at(torch.cat([torch.zeros_like(sigma[:, :1]).expand(b, c), sigma], 1))
-    v = model(join_context(context, x), None, text, table=at, visible=sees_past(table, table)).sample.transpose(1, 2)[:, c:]
+    v = model(join_context(context, x), None, text, table=at, visible=sees_past(table, table)).sample
+    v = v.transpose(1, 2)[:, c:]
     error = (to_x0(x, v, sigma) - states[:, -1]).pow(2).flatten(2).mean(2)       # b f
-    noisy = sigma > 0                                                            # clean chunks are only there to be looked at
+    # clean chunks are only there to be looked at
+    noisy = sigma > 0
     return (error*noisy).sum(1)/noisy.sum(1).clamp(min=1)

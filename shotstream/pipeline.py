@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 from .codec import ToyVAE
-from .components import ASSETS, PARTS, ShotComponents, as_ours, check_card, find_folder, load_parts, read_index
+from .components import (ASSETS, PARTS, ShotComponents, as_ours, check_card, find_folder, load_parts,
+                                   read_index)
 from .context import context_frames
 from .core import first_shot_table, next_shot_table
 from .story import MAX_FRAMES, Script, ShotPrompt, StoryError, load_script, parse_script
@@ -40,10 +41,13 @@ def toy_student(
     stage:str="stage2", # "ode", "stage1" or "stage2"
 )->ShotTransformer:
     "The toy's student as it was after a stage of its training"
-    if stage not in ("ode", "stage1", "stage2"): raise ValueError(f'a student\'s stage is "ode", "stage1" or "stage2", got {stage!r}')
-    model = ShotTransformer.from_pretrained(ASSETS/"toy"/("ode" if stage == "ode" else "transformer"), torch_dtype=torch.float32).eval()
+    if stage not in ("ode", "stage1", "stage2"):
+        raise ValueError(f'a student\'s stage is "ode", "stage1" or "stage2", got {stage!r}')
+    folder = ASSETS/"toy"/("ode" if stage == "ode" else "transformer")
+    model = ShotTransformer.from_pretrained(folder, torch_dtype=torch.float32).eval()
     if stage == "stage1":
-        model.load_state_dict(merge_lora(model.state_dict(), load_file(ASSETS/"toy"/"stage2_lora.safetensors"), scale=-1.))
+        lora = load_file(ASSETS/"toy"/"stage2_lora.safetensors")
+        model.load_state_dict(merge_lora(model.state_dict(), lora, scale=-1.))
     return model
 
 # %% ../nbs/13_pipeline.ipynb #d56dc7f0
@@ -51,7 +55,8 @@ def toy_student(
 class Film(BaseOutput):
     """What a story became. `film[0]`, `film["frames"]` and `film.frames` are the same, as in every diffusers output.
 
-    Frames are what `output_type` said: "pt", a uint8 tensor (f, h, w, 3); "np", the same as an array; "pil", a list of images;
+    Frames are what `output_type` said: "pt", a uint8 tensor (f, h, w, 3); "np", the same as an array; "pil", a list of
+    images;
     "latent", (1, f, z, h, w) latents."""
     shots: list            # Frames of every shot
     script: Script
@@ -60,7 +65,8 @@ class Film(BaseOutput):
     frames: Tensor|None = None # Of the whole film; by default all shots, one after the other
 
     def __post_init__(self):
-        if self.frames is None and torch.is_tensor(self.shots[0] if self.shots else None): self.frames = torch.cat(self.shots)
+        if self.frames is None and torch.is_tensor(self.shots[0] if self.shots else None):
+            self.frames = torch.cat(self.shots)
         super().__post_init__()
 
     def to_tuple(self)->tuple:
@@ -69,7 +75,8 @@ class Film(BaseOutput):
 
 # %% ../nbs/13_pipeline.ipynb #97114672
 def shot_noise(
-    noise,    # For every shot what `noise_source` takes: a list, or a function `noise(k, shape)`; `None`: drawn with the seed
+    # For every shot what `noise_source` takes: a list, or a function `noise(k, shape)`; `None`: drawn with the seed
+    noise,
     seed:int, # Shot k draws with 1000 seed + k
 )->Callable:  # `f(k, shape)` -> what `noise_source` takes, for shot k of `shape` (1, f, z, h, w)
     "Where every shot's noise comes from"
@@ -132,7 +139,8 @@ PUBLISHED = dict(shift=8., prompt_style="published", context_pixels="float", con
 
 # %% ../nbs/13_pipeline.ipynb #8d2f1c02
 PUBLISHED_TRAINING = TrainingOptions(
-    Sampling(len(STEPS), 8., context_time="target", context_pixels="float", cache_noise=shift_sigma(.001, 8.)), # the smallest level of the grid
+    # the smallest level of the grid
+    Sampling(len(STEPS), 8., context_time="target", context_pixels="float", cache_noise=shift_sigma(.001, 8.)),
     pair_steps=50, pair_guidance=Guidance(6.), score_guidance=Guidance(4.),   # c + 3 (c - u) in the public code
     teacher_sigma=partial(draw_sigma, shift=8., grid=1000), bell=True,
     score_sigma=partial(draw_sigma, shift=8., grid=1000, between=(.02, .98)),
@@ -143,24 +151,36 @@ class LoadedPipeline(ShotComponents, DiffusionPipeline):
     "How a `ShotStreamPipeline` is loaded, moved, and made from other pipelines"
     @classmethod
     def from_pretrained(cls,
-        pretrained_model_name_or_path="toy", # "toy" (inside this package), a folder with diffusers' layout, or a name on the hub
+        # "toy" (inside this package), a folder with diffusers' layout, or a name on the hub
+        pretrained_model_name_or_path="toy",
         torch_dtype=None, # As `dtype`
-        weights=None,     # Instead of the folder's transformer: a checkpoint as `load_shotstream` reads it, for instance `shotstream_merged.pt`
-        *, dtype=None,    # Of all parts, float32 by default; or {"transformer": torch.bfloat16, "default": torch.float32}
-        revision=None, variant=None, cache_dir=None, token=None, local_files_only:bool=False, force_download:bool=False, # As in diffusers
-        **kwargs,         # Parts that are there already (`transformer=...`, `vae=...`), options of `__init__`, `use_safetensors`, `low_cpu_mem_usage`
+        # Instead of the folder's transformer: a checkpoint as `load_shotstream` reads it, for instance
+        # `shotstream_merged.pt`
+        weights=None,
+        # Of all parts, float32 by default; or {"transformer": torch.bfloat16, "default": torch.float32}
+        *, dtype=None,
+        # As in diffusers
+        revision=None, variant=None, cache_dir=None, token=None, local_files_only:bool=False, force_download:bool=False,
+        # Parts that are there already (`transformer=...`, `vae=...`), options of `__init__`, `use_safetensors`,
+        # `low_cpu_mem_usage`
+        **kwargs,
     )->"ShotStreamPipeline":
         """Load a pipeline; transformers are always `ShotTransformer`s, whatever the folder's index says.
 
-        `OSError`: the folder or the hub has nothing. `FileNotFoundError`: parts are missing. `ValueError`: weights of another toy world.
+        `OSError`: the folder or the hub has nothing. `FileNotFoundError`: parts are missing. `ValueError`: weights of
+        another toy world.
         `TypeError`: an argument that nobody knows."""
-        if "device_map" in kwargs: raise NotImplementedError("device_map: load first, then pipe.to(device) or pipe.enable_model_cpu_offload()")
+        if "device_map" in kwargs:
+            raise NotImplementedError("device_map: load first, then pipe.to(device) or pipe.enable_model_cpu_offload()")
         known = set(inspect.signature(cls.__init__).parameters) - {"self", *PARTS}
         given, config = ({k: kwargs.pop(k) for k in names if k in kwargs} for names in (PARTS, known))
         if unknown := kwargs.keys() - {"use_safetensors", "low_cpu_mem_usage", "disable_mmap"}:
-            raise TypeError(f"from_pretrained() does not know {', '.join(sorted(unknown))}; parts are {', '.join(PARTS)}, options {', '.join(sorted(known))}")
-        folder = find_folder(pretrained_model_name_or_path, [n for n in PARTS if n not in given], revision=revision, cache_dir=cache_dir,
-                             token=token, local_files_only=local_files_only, force_download=force_download)
+            raise TypeError(
+                f"from_pretrained() does not know {', '.join(sorted(unknown))}; parts are {', '.join(PARTS)}, "
+                f"options {', '.join(sorted(known))}")
+        wanted = [n for n in PARTS if n not in given]
+        folder = find_folder(pretrained_model_name_or_path, wanted, revision=revision, cache_dir=cache_dir, token=token,
+                              local_files_only=local_files_only, force_download=force_download)
         dtype = next(d for d in (dtype, torch_dtype, torch.float32) if d is not None)
         parts, index = load_parts(folder, given, dtype, weights, variant=variant, **kwargs), read_index(folder)
         saved = {k: index[k] for k in PUBLISHED if k in index}
@@ -180,7 +200,8 @@ class LoadedPipeline(ShotComponents, DiffusionPipeline):
         return super().from_pipe(pipeline, **parts, **published, **kwargs)
 
     def to(self, *args, **kwargs):
-        "As every pipeline's, but a text encoder that rests (`rest_text`) stays where it is, and the toy's codec stays float32: it subtracts frames"
+        """As every pipeline's, but a text encoder that rests (`rest_text`) stays where it is, and the toy's codec
+        stays float32: it subtracts frames"""
         resting = self.text_encoder if self.text_rests else None
         if resting is not None: self.register_modules(text_encoder=None)
         super().to(*args, **kwargs)
@@ -190,11 +211,13 @@ class LoadedPipeline(ShotComponents, DiffusionPipeline):
 
     def enable_attention_slicing(self, slice_size="auto"):
         "Refuses: there is nothing to slice"
-        raise NotImplementedError("attention slicing: attention here is PyTorch's fused kernel, which never holds the whole matrix")
+        raise NotImplementedError(
+            "attention slicing: attention here is PyTorch's fused kernel, which never holds the whole matrix")
 
     def enable_xformers_memory_efficient_attention(self, attention_op=None):
         "Refuses: use `pipe.transformer.set_attention_backend`"
-        raise NotImplementedError("xformers: attention here is PyTorch's fused kernel; choose another with transformer.set_attention_backend")
+        raise NotImplementedError(
+            "xformers: attention here is PyTorch's fused kernel; choose another with transformer.set_attention_backend")
 
     def disable_attention_slicing(self): "Attention is never sliced"
     def disable_xformers_memory_efficient_attention(self): "xformers is never used"
@@ -208,7 +231,8 @@ class StoryInputs:
         story, # A `Script`, the path of a story file, or its content
     )->Script: # With every prompt checked
         "Check a story before any time is spent on it. `StoryError` lists everything that is wrong"
-        script = story if isinstance(story, Script) else parse_script(story) if isinstance(story, dict) else load_script(story)
+        parse = parse_script if isinstance(story, dict) else load_script
+        script = story if isinstance(story, Script) else parse(story)
         problems = []
         for i, shot in enumerate(script.shots):
             try: self.check(script.caption, shot.caption)
@@ -224,14 +248,17 @@ class StoryInputs:
         "Prompts as a checked story"
         shots = [prompt] if isinstance(prompt, str) and not prompt.lower().endswith(".json") else prompt
         if not isinstance(shots, list|tuple):
-            if caption: raise ValueError("a story has its own caption: give `caption` only with prompts of single shots")
+            if caption:
+                raise ValueError("a story has its own caption: give `caption` only with prompts of single shots")
             script = self.read(shots)
             if num_frames is None: return script
         else: script = Script(caption, tuple(ShotPrompt(p, 33 if self.is_toy else MAX_FRAMES) for p in shots))
         n = len(script.shots)
         frames = num_frames if isinstance(num_frames, list|tuple) else [num_frames]*n
-        if len(frames) != n: raise ValueError(f"num_frames: one number, or one for each of {n} shots, got {len(frames)}")
-        return self.read(replace(script, shots=tuple(s if f is None else replace(s, frames=f) for s, f in zip(script.shots, frames))))
+        if len(frames) != n:
+            raise ValueError(f"num_frames: one number, or one for each of {n} shots, got {len(frames)}")
+        shots = tuple(s if f is None else replace(s, frames=f) for s, f in zip(script.shots, frames))
+        return self.read(replace(script, shots=shots))
 
     def encode_prompt(self,
         prompt,          # A shot's prompt, or a list of them: shots 0, 1, ... of one story
@@ -253,23 +280,34 @@ class StoryInputs:
             self.was_read = {p: self.features(p) for p in [*prompts, *filter(None, [self.config.negative_prompt])]}
         self.register_modules(text_encoder=None)
 
-    def check_inputs(self, prompt, size, num_frames=None, output_type="pt", callback_on_step_end_tensor_inputs=("latents",), teacher=False, scales=()):
+    def check_inputs(self,
+        prompt, size, num_frames=None, output_type="pt", callback_on_step_end_tensor_inputs=("latents",), teacher=False, scales=(),
+    ):
         "Complain (`ValueError`, `TypeError`) about arguments of `__call__` before any time is spent"
         if not isinstance(prompt, str|list|tuple|dict|Script|Path): raise TypeError(
-            f"prompt: a text, a list of texts (the shots of one story), a story (dict or Script), or the path of a story file, got {type(prompt).__name__}")
+            "prompt: a text, a list of texts (the shots of one story), a story (dict or Script), "
+            f"or the path of a story file, got {type(prompt).__name__}")
         shots = [prompt] if isinstance(prompt, str) else prompt if isinstance(prompt, list|tuple) else ["a story"]
-        if not shots or not all(isinstance(p, str) and p.strip() for p in shots): raise ValueError("prompt: say for every shot who does what")
+        if not shots or not all(isinstance(p, str) and p.strip() for p in shots):
+            raise ValueError("prompt: say for every shot who does what")
         step = 8*self.transformer.config.patch_size[1]
-        if any(not isinstance(s, int) or s <= 0 or s % step for s in size): raise ValueError(f"height and width: multiples of {step}, got {tuple(size)}")
+        if any(not isinstance(s, int) or s <= 0 or s % step for s in size):
+            raise ValueError(f"height and width: multiples of {step}, got {tuple(size)}")
         for f in num_frames if isinstance(num_frames, list|tuple) else [num_frames]:
             if f is not None and (not isinstance(f, int) or not 1 <= f <= MAX_FRAMES or f % 4 != 1):
                 raise ValueError(f"num_frames: 1 + 4k, at most {MAX_FRAMES} for one shot, got {f}")
-        if output_type not in ("pt", "np", "pil", "latent"): raise ValueError(f'output_type is "pt", "np", "pil" or "latent", got {output_type!r}')
+        if output_type not in ("pt", "np", "pil", "latent"):
+            raise ValueError(f'output_type is "pt", "np", "pil" or "latent", got {output_type!r}')
         if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
-            raise ValueError(f"callback_on_step_end_tensor_inputs: {', '.join(self._callback_tensor_inputs)}, got {', '.join(sorted(unknown))}")
-        if teacher and self.teacher is None: raise ValueError("this pipeline has no teacher; the toy's has one: from_pretrained('toy')")
+            raise ValueError(
+                f"callback_on_step_end_tensor_inputs: {', '.join(self._callback_tensor_inputs)}, "
+                f"got {', '.join(sorted(unknown))}")
+        if teacher and self.teacher is None:
+            raise ValueError("this pipeline has no teacher; the toy's has one: from_pretrained('toy')")
         if not teacher and any(s is not None for s in scales):
-            raise ValueError("guidance is built into the student and cannot be changed: guidance_scale and the like need teacher=True")
+            raise ValueError(
+                "guidance is built into the student and cannot be changed: "
+                "guidance_scale and the like need teacher=True")
 
 # %% ../nbs/13_pipeline.ipynb #2a019fa3
 def as_output(
@@ -290,8 +328,10 @@ def as_output(
 class ShotStreamPipeline(StoryInputs, LoadedPipeline):
     """Films stories shot by shot: `ShotStreamPipeline.from_pretrained("toy")(story)`.
 
-    The toy models and Wan2.1 are the same classes; a folder has the layout of every diffusers pipeline. `transformer` is the few-step
-    student; `teacher`, the slow model it learned from, is optional. Options say how the weights were trained; they are saved with the folder."""
+    The toy models and Wan2.1 are the same classes; a folder has the layout of every diffusers pipeline. `transformer`
+    is the few-step
+    student; `teacher`, the slow model it learned from, is optional. Options say how the weights were trained; they are
+    saved with the folder."""
     model_cpu_offload_seq = "text_encoder->transformer->vae"
     _optional_components = ["teacher", "text_encoder"]
 
@@ -302,24 +342,32 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
         transformer:ShotTransformer,
         teacher:ShotTransformer|None=None,
         shift:float=TOY_SAMPLING.shift, # Of the noise schedule
-        prompt_style:str="toy",        # "toy" or "published": how story and shot caption become one prompt, see `compose_prompt`
-        context_pixels:str="uint8",    # "uint8" or "float": what is encoded again as context, rounded or (published) not
-        context_time:str="clean",      # "clean" or "target": the noise level that the teacher is told of its context; "target" is published
+        # "toy" or "published": how story and shot caption become one prompt, see `compose_prompt`
+        prompt_style:str="toy",
+        # "uint8" or "float": what is encoded again as context, rounded or (published) not
+        context_pixels:str="uint8",
+        # "clean" or "target": the noise level that the teacher is told of its context; "target" is published
+        context_time:str="clean",
         negative_prompt:str="",        # What guidance leads the teacher away from; "" is silence
-        guidance:float=TOY_GUIDANCE.text, history_guidance:float=TOY_GUIDANCE.history, # How the teacher films if nobody says otherwise:
+        # How the teacher films if nobody says otherwise:
+        guidance:float=TOY_GUIDANCE.text, history_guidance:float=TOY_GUIDANCE.history,
         guide_above:float=TOY_GUIDANCE.min_sigma, teacher_steps:int=TOY_SAMPLING.steps, # see `Guidance` and `Sampling`
         size:tuple=(64, 64),           # Height and width of the pictures it was trained on
     ):
         DiffusionPipeline.__init__(self)
-        if prompt_style not in ("toy", "published"): raise ValueError(f"prompt_style is 'toy' or 'published', got {prompt_style!r}")
-        Sampling(len(STEPS), shift, context_time=context_time, context_pixels=context_pixels)      # complains about what it does not know
+        if prompt_style not in ("toy", "published"):
+            raise ValueError(f"prompt_style is 'toy' or 'published', got {prompt_style!r}")
+        # complains about what it does not know
+        Sampling(len(STEPS), shift, context_time=context_time, context_pixels=context_pixels)
+        transformer, teacher = (as_ours(ShotTransformer, m) for m in (transformer, teacher))
         self.register_modules(vae=as_ours(WanVAE, vae), text_encoder=text_encoder, tokenizer=tokenizer,
-                              transformer=as_ours(ShotTransformer, transformer), teacher=as_ours(ShotTransformer, teacher))
+                              transformer=transformer, teacher=teacher)
         self.was_read, self.text_rests, self.text_visits = {}, False, True     # see `TextParts`
         self.set_progress_bar_config(disable=True)
-        self.register_to_config(shift=shift, prompt_style=prompt_style, context_pixels=context_pixels, context_time=context_time,
-            negative_prompt=negative_prompt, guidance=guidance, history_guidance=history_guidance, guide_above=guide_above,
-            teacher_steps=teacher_steps, size=tuple(size))
+        self.register_to_config(
+            shift=shift, prompt_style=prompt_style, context_pixels=context_pixels, context_time=context_time,
+            negative_prompt=negative_prompt, guidance=guidance, history_guidance=history_guidance,
+            guide_above=guide_above, teacher_steps=teacher_steps, size=tuple(size))
 
     def stream(self,
         caption:str="",            # Of the whole story
@@ -358,8 +406,10 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
 
         Args:
             prompt (`str`, `list[str]`, `dict`, `Script` or `Path`):
-                What to film. A text is one shot, a list of texts the shots of one story (not a batch); every shot looks back at the ones
-                before it. A `dict` or `Script` is a story with its own captions and lengths; a `Path`, or a text that ends in `.json`, a story file.
+                What to film. A text is one shot, a list of texts the shots of one story (not a batch); every shot
+                looks back at the ones
+                before it. A `dict` or `Script` is a story with its own captions and lengths; a `Path`, or a text that
+                ends in `.json`, a story file.
             caption (`str`, *optional*):
                 What holds for all shots: who plays, and where. Only for texts; stories have their own.
             negative_prompt (`str`, *optional*):
@@ -367,23 +417,32 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
             height, width (`int`, *optional*):
                 Size of the frames in pixels, multiples of 16; by default `config.size`.
             num_frames (`int` or `list[int]`, *optional*):
-                Length of every shot, 1 + 4k and at most 81. By default the story's; for texts 33 in the toy world and 81 elsewhere.
+                Length of every shot, 1 + 4k and at most 81. By default the story's; for texts 33 in the toy world and
+                81 elsewhere.
             num_inference_steps (`int`, *optional*):
-                Denoising steps: per chunk of the student (default 4), or of the teacher (default `config.teacher_steps`).
+                Denoising steps: per chunk of the student (default 4), or of the teacher (default
+                `config.teacher_steps`).
             guidance_scale (`float`, *optional*):
-                Classifier-free guidance of the teacher; by default `config.guidance`. The student has it built in: an error without `teacher=True`.
+                Classifier-free guidance of the teacher; by default `config.guidance`. The student has it built in: an
+                error without `teacher=True`.
             generator (`torch.Generator` or a list of them, *optional*):
-                Draws all noise: one for all shots in turn, or one for each shot. By default shot k draws with the seed 1000 `seed` + k.
+                Draws all noise: one for all shots in turn, or one for each shot. By default shot k draws with the seed
+                1000 `seed` + k.
             latents (`torch.Tensor` or a list of them, *optional*):
-                Initial noise, standard normal, (1, latents, z, height/8, width/8) of each shot, frames before channels; a single tensor for a single shot.
+                Initial noise, standard normal, (1, latents, z, height/8, width/8) of each shot, frames before
+                channels; a single tensor for a single shot.
             output_type (`str`, defaults to `"pt"`):
-                `"pt"`: uint8 tensors (frames, height, width, 3). `"np"`: float arrays in [0, 1] of the same shape. `"pil"`: lists of images.
-                `"latent"`: (1, latents, z, h, w). One film has no batch dimension: `export_to_video(list(film.frames))` with `"np"`.
+                `"pt"`: uint8 tensors (frames, height, width, 3). `"np"`: float arrays in [0, 1] of the same shape.
+                `"pil"`: lists of images.
+                `"latent"`: (1, latents, z, h, w). One film has no batch dimension:
+                `export_to_video(list(film.frames))` with `"np"`.
             return_dict (`bool`, defaults to `True`):
                 A `Film`, or the tuple `(frames,)`.
             callback_on_step_end (`Callable`, *optional*):
-                Called as `callback(pipe, step, timestep, {"latents": ...})` after every denoising step; `step` counts the steps of the whole call.
-                Latents are the student's estimate of its clean chunk (1, 3, z, h, w), or the teacher's noisy shot. A returned dict may replace them.
+                Called as `callback(pipe, step, timestep, {"latents": ...})` after every denoising step; `step` counts
+                the steps of the whole call.
+                Latents are the student's estimate of its clean chunk (1, 3, z, h, w), or the teacher's noisy shot. A
+                returned dict may replace them.
             callback_on_step_end_tensor_inputs (`list[str]`, *optional*):
                 What the callback gets; only `"latents"` is there.
             teacher (`bool`, defaults to `False`):
@@ -393,10 +452,12 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
             size (`tuple`, *optional*):
                 `(height, width)`, instead of these two.
             noise (`Callable` or `list`, *optional*):
-                All noise, not only the initial one: for every shot what `noise_source` takes, or a function `noise(k, shape)`. With
+                All noise, not only the initial one: for every shot what `noise_source` takes, or a function `noise(k,
+                shape)`. With
                 `lambda k, shape: whole_shot_noise(shape, generator)` it is drawn in the order of the public code.
             guidance, history_guidance, guide_above (`float`, *optional*):
-                How strictly the teacher follows captions (as `guidance_scale`) and the past, and down to which noise level; by default the config's.
+                How strictly the teacher follows captions (as `guidance_scale`) and the past, and down to which noise
+                level; by default the config's.
             progress (`bool`, *optional*):
                 Show a bar? By default what `set_progress_bar_config` says; without it, no.
             settings:
@@ -406,14 +467,16 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
             [`Film`] or `tuple`: the film; if `return_dict` is `False`, a tuple with its frames.
 
         Raises:
-            `StoryError` or `ValueError` before any time is spent: a story that cannot be filmed, words that the toy world does not know, lengths,
+            `StoryError` or `ValueError` before any time is spent: a story that cannot be filmed, words that the toy
+            world does not know, lengths,
             sizes or options that do not exist. `TypeError`: a prompt of the wrong kind.
 
         Examples:
             ```py
             >>> from shotstream import ShotStreamPipeline
             >>> pipe = ShotStreamPipeline.from_pretrained("toy")
-            >>> film = pipe(["wide shot: the ball waves.", "close up: the ball jumps."], caption="a red ball with a hat in the forest by day.")
+            >>> shots = ["wide shot: the ball waves.", "close up: the ball jumps."]
+            >>> film = pipe(shots, caption="a red ball with a hat in the forest by day.")
             >>> film.frames.shape
             torch.Size([66, 64, 64, 3])
             ```
@@ -423,13 +486,15 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
         size = tuple(size or (height or config.size[0], width or config.size[1]))
         steps, guidance = first(num_inference_steps, settings.pop("steps", None)), first(guidance_scale, guidance)
         scales = guidance, history_guidance, guide_above
-        self.check_inputs(prompt, size, num_frames, output_type, callback_on_step_end_tensor_inputs, teacher, (*scales, negative_prompt))
+        self.check_inputs(prompt, size, num_frames, output_type, callback_on_step_end_tensor_inputs, teacher,
+                          (*scales, negative_prompt))
         script = self.script_of(prompt, caption, num_frames)
         seed = first(seed, script.seed)
         noise = self.noise_of(len(script.shots), generator, latents, noise)
         on_step = self.step_caller(callback_on_step_end, callback_on_step_end_tensor_inputs)
         if teacher:
-            sampling, guide = replace(self.sampling, steps=first(steps, config.teacher_steps)), self.teacher_guidance(*scales, negative_prompt)
+            sampling = replace(self.sampling, steps=first(steps, config.teacher_steps))
+            guide = self.teacher_guidance(*scales, negative_prompt)
             made = teacher_shots(self, script, size, shot_noise(noise, seed), sampling, guide, on_step, **settings)
             parts = ((k, video, z) for k, (video, z) in enumerate(made))
         else:

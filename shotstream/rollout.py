@@ -55,13 +55,15 @@ def student_loss(
     sigma:Tensor,             # (b,) noise level at which films are compared
     stop:int,                 # Step that learns
     options:TrainingOptions,  # `sampling`, `score_guidance` and `cache_gradient` are used
-    noise=None,               # (noise of the rollout, see `noise_source`; noise of the scores, like the film); by default both are drawn
+    # (noise of the rollout, see `noise_source`; noise of the scores, like the film); by default both are drawn
+    noise=None,
 )->tuple:                     # (b,) loss, and the film (b, f, z, h, w)
     "One step of distribution matching on the student's own film (§4.2)"
     own, added = noise or (None, None)
     x0 = rollout(student, *condition, options.sampling, own, stop, options.cache_gradient)
     added = torch.randn_like(x0) if added is None else added
-    def score(model, *guidance): return score_x0(model, condition, x0.detach(), sigma, added, options.sampling, *guidance)
+    def score(model, *guidance):
+        return score_x0(model, condition, x0.detach(), sigma, added, options.sampling, *guidance)
     real, fake = score(teacher, options.score_guidance), score(critic)
     return dmd_loss(x0, dmd_gradient(x0.detach(), real, fake)), x0.detach()
 
@@ -71,7 +73,9 @@ def own_context(
     vae,
     shots:list,      # Latents of the shots filmed so far, (b, f, z, h, w) each
     budget:int=6, rule:str="published",
-    pixels:str="uint8", # "uint8" or "float": are frames rounded before they are encoded again? Published: not. See `Sampling.context_pixels`
+    # "uint8" or "float": are frames rounded before they are encoded again? Published: not. See
+    # `Sampling.context_pixels`
+    pixels:str="uint8",
 )->tuple:            # (b, budget, z, h, w) latents, and the shot of each frame
     "Decode what was filmed, pick frames, encode each as a still: exactly what happens when a person films (§4.1, §4.2)"
     if pixels not in ("uint8", "float"): raise ValueError(f"pixels is 'uint8' or 'float', got {pixels!r}")

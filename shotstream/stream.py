@@ -30,11 +30,13 @@ class Still:
 
 # %% ../nbs/19_stream.ipynb #2e76903d
 class Stills:
-    "Which frames of which shots are kept: stills of the last shots, only those that a later shot may look back at (§4.1)"
+    """Which frames of which shots are kept: stills of the last shots, only those that a later shot may look back
+    at (§4.1)"""
     def __init__(self,
         encode,                # (n, h, w, 3) -> (1, n, z, h, w)
         budget:int=6, rule:str="published", pinned=(), # See `context_frames`; `pinned` counts all shots of the story
-        films:bool=False,      # Keep whole shots too, so that budget, rule and pins may change in the middle of a story?
+        # Keep whole shots too, so that budget, rule and pins may change in the middle of a story?
+        films:bool=False,
         count:int=0,           # Shots of the story so far
         early:dict|None=None,  # Frame number -> (z, h, w): what is encoded of the running shot already
     ):
@@ -51,7 +53,8 @@ class Stills:
         return sorted(pinned | {f for c in counts for f in shot_frames(0, frames, c, self.rule)})
 
     def latent(self, still:Still, frame:int)->Tensor: # (z, h, w)
-        "One frame of a shot, encoded now if nobody wanted it before; always alone, so that its latent does not depend on company"
+        """One frame of a shot, encoded now if nobody wanted it before; always alone, so that its latent does not
+        depend on company"""
         if frame not in still.latents:
             if still.video is None: raise ValueError(
                 f"frame {frame} of shot {still.number} was not kept; with keep_films=True a stream keeps all")
@@ -79,7 +82,8 @@ class GrowingStills(Stills):
         count:int,  # Shots of the story so far, with those that nobody looks back at
     ):
         "Other shots become the past"
-        if any(s.number >= count for s in shots): raise ValueError(f"{count} shots so far, but stills of shot {max(s.number for s in shots)}")
+        if any(s.number >= count for s in shots):
+            raise ValueError(f"{count} shots so far, but stills of shot {max(s.number for s in shots)}")
         self.shots, self.count, self.early = list(shots), count, {}
 
 # %% ../nbs/19_stream.ipynb #4ffed64d
@@ -99,7 +103,8 @@ class History(GrowingStills):
         for f in wanted:
             if start <= f < start+len(video): self.early[f] = self.encode(video[f-start:f-start+1])[0, 0]
 
-    def context(self)->tuple: # (1, budget, z, h, w) latents, the shot of each, which caption each reads, and the captions (1, s, l, d)
+    # (1, budget, z, h, w) latents, the shot of each, which caption each reads, and the captions (1, s, l, d)
+    def context(self)->tuple:
         "What the next shot looks back at"
         at = {s.number: i for i, s in enumerate(self.shots)}
         pinned = [(at[shot], f) for shot, f in self.pinned if shot in at and f < self.shots[at[shot]].frames]
@@ -121,7 +126,8 @@ class Settings:
     pinned:tuple=()          # ((shot, frame), ...) always among the context frames
 
     def __post_init__(self):
-        if self.rule not in RULES: raise ValueError(f"unknown context rule {self.rule!r}; use one of {', '.join(RULES)}")
+        if self.rule not in RULES:
+            raise ValueError(f"unknown context rule {self.rule!r}; use one of {', '.join(RULES)}")
         for name, low, high in (("budget", 1, 21), ("window", 3, 21), ("sink", 0, self.window-3)):
             if not low <= (asked := getattr(self, name)) <= high:
                 raise ValueError(f"{name}: {low} to {high} latent frames, got {asked}")
@@ -187,14 +193,16 @@ class RunningShot:
     def whole(self)->bool: return len(self.frames) == self.wanted
     def __iter__(self): return self
     def __next__(self)->Frames:
-        if self.maker is None: raise RuntimeError("this shot was not begun: iterate over what Stream.begin(request) returns")
+        if self.maker is None:
+            raise RuntimeError("this shot was not begun: iterate over what Stream.begin(request) returns")
         return next(self.maker)
 
 # %% ../nbs/19_stream.ipynb #b7c581aa
 class ShotQueue:
     "What is wanted of a stream"
     def __init__(self,
-        parts:ShotComponents, caption:str="", seed:int=0, size:tuple=(64, 64), keep_films:bool=False, **settings, # See `Stream`
+        # See `Stream`
+        parts:ShotComponents, caption:str="", seed:int=0, size:tuple=(64, 64), keep_films:bool=False, **settings,
     ):
         self.pipe, self.caption, self.seed, self.size = parts, caption, seed, size
         self.history, self.settings, self.memory = History(parts.encode, films=keep_films), Settings(), None
@@ -204,8 +212,10 @@ class ShotQueue:
     def change(self, **settings):
         "Other `Settings`, from the next shot on"
         old, new, past = self.settings, self.settings.but(**settings), self.history
-        if past.count and not past.films and (old.rule, old.budget, old.pinned) != (new.rule, new.budget, new.pinned): raise ValueError(
-            "other frames of the past would be needed than were kept: open the stream with keep_films=True to change rule, budget or pinned in the middle of a story")
+        if past.count and not past.films and (old.rule, old.budget, old.pinned) != (new.rule, new.budget, new.pinned):
+            raise ValueError(
+            "other frames of the past would be needed than were kept: open the stream with keep_films=True "
+            "to change rule, budget or pinned in the middle of a story")
         if new != old: self.ready = None
         if self.memory is None or (old.budget, old.window, old.sink) != (new.budget, new.window, new.sink):
             self.memory = None                                   # two do not fit a small card
@@ -217,7 +227,8 @@ class ShotQueue:
         when:str="end",          # "end": after the running shot and all that wait; "now": cut to it
         latents:int=9,           # Length; 1 + 4(latents-1) frames
         seed:int|None=None,
-        noise=None,              # Instead of noise drawn with a seed: the initial noise of the whole shot, (1, latents, z, h, w), or a source
+        # Instead of noise drawn with a seed: the initial noise of the whole shot, (1, latents, z, h, w), or a source
+        noise=None,
     ):
         "Ask for a shot, at any time"
         if when not in ("end", "now"): raise ValueError(f'when is "end" or "now", got {when!r}')
@@ -246,10 +257,12 @@ class ContextPreparer(ShotQueue):
         past.restore(shots, count)
 
     def prepare(self)->list: # Shots of the context frames
-        "Put the next shot's context into memory; nothing of it depends on the next prompt, so it is done before that comes"
+        """Put the next shot's context into memory; nothing of it depends on the next prompt, so it is done before
+        that comes"""
         if self.ready is None:
             latents, rows, captions, text = self.history.context()
-            past = next_shot_table(rows, 1, self.history.count, captions=[*captions, 0])[slice(0, len(rows))].to(self.pipe.device)
+            table = next_shot_table(rows, 1, self.history.count, captions=[*captions, 0])
+            past = table[slice(0, len(rows))].to(self.pipe.device)
             open_shot(self.pipe.transformer, self.memory, latents, past, text, self.settings.phi)
             self.ready = rows
         return self.ready
@@ -257,7 +270,8 @@ class ContextPreparer(ShotQueue):
     def prepare_first(self, text:Tensor)->list: # Shots of the context frames
         "A first shot looks back at zeros, under its own caption, (1, l, d) (published)"
         rows, transformer = [0]*self.settings.budget, self.pipe.transformer
-        zeros = torch.zeros(1, len(rows), *self.pipe.latent_shape(self.size), dtype=transformer.dtype, device=self.pipe.device)
+        shape = 1, len(rows), *self.pipe.latent_shape(self.size)
+        zeros = torch.zeros(shape, dtype=transformer.dtype, device=self.pipe.device)
         past = first_shot_table(1, len(rows), self.pipe.device)[slice(0, len(rows))]
         open_shot(transformer, self.memory, zeros, past, text[:, None], self.settings.phi)
         return rows
@@ -277,7 +291,8 @@ class ShotMaker(ContextPreparer):
         if shot.number != k: raise ValueError(f"shot {shot.number} cannot follow {k} shots: restore() its past first")
         request = shot.request
         if request.settings is not None: self.change(**asdict(request.settings))
-        text = self.pipe.caption_features(self.caption if request.caption is None else request.caption, request.prompt, k)  # 1 l d
+        caption = self.caption if request.caption is None else request.caption
+        text = self.pipe.caption_features(caption, request.prompt, k)          # 1 l d
         rows = self.prepare() if k else self.prepare_first(text)
         self.ready, self.current = None, shot                    # from here on the memory belongs to this shot
         shot.text, shot.early = text[0], self.history.begin()
@@ -290,28 +305,35 @@ class ShotMaker(ContextPreparer):
         k, pipe, latents = shot.number, self.pipe, shot.request.latents
         table = next_shot_table(rows, latents, k if k else 1)[slice(len(rows), None)]
         table = replace(table, caption=torch.zeros_like(table.caption))
-        words, sampling = pipe.transformer.read(shot.text[None, None]), replace(pipe.sampling, steps=self.settings.steps, phi=self.settings.phi)
+        words, shape = pipe.transformer.read(shot.text[None, None]), pipe.latent_shape(self.size)
+        sampling = replace(pipe.sampling, steps=self.settings.steps, phi=self.settings.phi)
         generator = torch.Generator().manual_seed(shot.seed)
         noise = generator if shot.request.noise is None else noise_source(shot.request.noise, generator)
         decode, latent, travelling, wanted = VideoStream(pipe.vae), 0, deque(), self.history.wanted(1 + 4*(latents-1))
-        for chunk in film_chunks(pipe.transformer, self.memory, table, words, pipe.latent_shape(self.size), sampling, noise, self.on_step):
+        for chunk in film_chunks(pipe.transformer, self.memory, table, words, shape, sampling, noise, self.on_step):
             for z in chunk.split(1, 1):
                 if self.preview: yield Frames(k, latent, self.preview(z.transpose(1, 2), latent == 0), draft=True)
                 made = self.send(k, latent, decode(z.transpose(1, 2).to(pipe.vae.dtype)), z)
                 travelling.append(made)
-                if len(travelling) > self.lag or latent == 0: yield self.hand_over(shot, *travelling.popleft())   # somebody waits for the first
-                self.history.glimpse(wanted, max(0, 4*latent-3), made[1])            # while somebody looks at the frames
+                # somebody waits for the first
+                if len(travelling) > self.lag or latent == 0: yield self.hand_over(shot, *travelling.popleft())
+                # while somebody looks at the frames
+                self.history.glimpse(wanted, max(0, 4*latent-3), made[1])
                 latent += 1
                 if self.current is not shot: raise RuntimeError(f"another shot was begun: shot {k} cannot go on")
-            while travelling: yield self.hand_over(shot, *travelling.popleft())      # before the long looks at the next chunk
+            # before the long looks at the next chunk
+            while travelling: yield self.hand_over(shot, *travelling.popleft())
 
-    def send(self, shot:int, latent:int, video:Tensor, z:Tensor)->tuple: # `Frames` on their way, the pixels that become context, and what to wait for
+    # `Frames` on their way, the pixels that become context, and what to wait for
+    def send(self, shot:int, latent:int, video:Tensor, z:Tensor)->tuple:
         "Frames for people; and for the next shot's context, in bytes like them or unrounded, as published"
         frames, landed = to_uint8(video)[0], None
         pixels = frames if self.pipe.config.context_pixels == "uint8" else video[0].permute(1, 2, 3, 0).clamp(-1, 1)
         if self.road:
-            self.road.wait_stream(torch.cuda.current_stream(frames.device))          # they must exist before they travel
-            frames.record_stream(self.road)                                          # and stay where they are until they have
+            # they must exist before they travel
+            self.road.wait_stream(torch.cuda.current_stream(frames.device))
+            # and stay where they are until they have
+            frames.record_stream(self.road)
             with torch.cuda.stream(self.road): frames = frames.to("cpu", non_blocking=True)
             landed = self.road.record_event()
         return Frames(shot, latent, frames.cpu(), latents=z if self.keep_latents else None), pixels, landed
@@ -340,7 +362,8 @@ class Stream(ShotMaker):
     ):
         self.preview, self.keep_latents, self.on_step, self.seen = preview, keep_latents, on_step, []
         self.road = torch.cuda.Stream(pipe.device) if pipe.device.type == "cuda" else None    # frames leave a GPU on it
-        self.lag = int(self.road is not None and preview is None)                             # so many latents may be on the road
+        # so many latents may be on the road
+        self.lag = int(self.road is not None and preview is None)
         super().__init__(pipe, caption, seed, size, keep_films, **settings)
 
     def __iter__(self): return self
@@ -363,7 +386,8 @@ class Stream(ShotMaker):
 
     @property
     def pixels(self)->Tensor|None: # (f, h, w, 3)
-        "The frames that were handed over last, as they become context: uint8, or unrounded in [-1, 1]; `None` between shots"
+        """The frames that were handed over last, as they become context: uint8, or unrounded in [-1, 1]; `None`
+        between shots"""
         return self.running.pixels if self.running else None
 
     def finish(self):

@@ -35,15 +35,18 @@ def student_sigmas(
 
 # %% ../nbs/15_student.ipynb #2d809851
 def noise_source(
-    noise=None, # A generator (`None`: the global one), the initial noise of a whole shot (b, f, z, h, w), or a source, which stays
+    # A generator (`None`: the global one), the initial noise of a whole shot (b, f, z, h, w), or a source, which stays
+    noise=None,
     generator=None, # For the other noise, when the initial noise is given
 )->callable:    # `draw(shape, start, step)` -> standard normal
-    """Where the noise of a shot comes from: `draw` gives the noise of the chunk that begins at latent `start`, before step `step`.
+    """Where the noise of a shot comes from: `draw` gives the noise of the chunk that begins at latent `start`, before
+    step `step`.
 
     Step 0 is the initial noise; the number after the last step is the noise of the clean pass (`Sampling.cache_noise`).
     A generator is drawn on the CPU, so that a seed means the same film everywhere."""
     if callable(noise): return noise
-    def fresh(shape, generator): return torch.randn(shape, generator=generator, device=generator.device if generator else None)
+    def fresh(shape, generator):
+        return torch.randn(shape, generator=generator, device=generator.device if generator else None)
     if not torch.is_tensor(noise): return lambda shape, start, step: fresh(shape, noise)
     def draw(shape, start, step):
         if step: return fresh(shape, generator)
@@ -75,7 +78,8 @@ def film_chunk(
     table:FrameTable,   # (b, f) rows of this chunk
     text,               # (b, 1, l, d) the shot's caption, or what `model.read` made of it
     sampling:Sampling,  # `steps`, `shift`, `phi` and `exit_step` are used
-    draw,               # `draw(step)` -> (b, f, z, h, w) standard normal: the initial noise (0), or fresh noise before a step
+    # `draw(step)` -> (b, f, z, h, w) standard normal: the initial noise (0), or fresh noise before a step
+    draw,
     on_step=None,       # `on_step(i, sigma, x0)` -> x0, after every step; it may change it
 )->Tensor:              # (b, f, z, h, w) clean latents
     "A few jumps to the end of the line, with fresh noise between them (§4.2)"
@@ -131,7 +135,8 @@ def open_shot(
 def film_chunks(
     model:ShotTransformer,
     memory:Memory,      # After `open_shot`
-    shot:FrameTable,    # (b, f) rows of the shot, reading caption 0; best on the CPU, where counting frames waits for nobody
+    # (b, f) rows of the shot, reading caption 0; best on the CPU, where counting frames waits for nobody
+    shot:FrameTable,
     words,              # Its one caption, as in `film_chunk`
     shape,              # (z, h, w) of a latent
     sampling:Sampling,

@@ -97,7 +97,8 @@ def guided_velocity(
 )->Tensor:                     # (b, f, z, h, w) velocity of the target
     "Caption and past, each followed a little further than the model would by itself"
     v, g = teacher_velocity(model, context, target, table, text, phi), guidance
-    noisy = (table.sigma[:, context.shape[1]:] > g.min_sigma).to(v)[..., None, None, None] if g.min_sigma else torch.ones(())
+    noisy = torch.ones(())
+    if g.min_sigma: noisy = (table.sigma[:, context.shape[1]:] > g.min_sigma).to(v)[..., None, None, None]
     if not noisy.any(): return v
     silent = alone = v
     if g.text != 1:
@@ -149,7 +150,8 @@ class TrainingOptions:
         text:Tensor, # (1, 1, l, d) features of a negative prompt
     )->"TrainingOptions":
         "The same, guided away from a negative prompt instead of silence"
-        return replace(self, pair_guidance=replace(self.pair_guidance, negative=text), score_guidance=replace(self.score_guidance, negative=text))
+        pair, score = (replace(g, negative=text) for g in (self.pair_guidance, self.score_guidance))
+        return replace(self, pair_guidance=pair, score_guidance=score)
 
 TOY_TRAINING = TrainingOptions(
     replace(TOY_SAMPLING, steps=4), 24, TOY_GUIDANCE, TOY_GUIDANCE,
