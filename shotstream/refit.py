@@ -21,11 +21,13 @@ from .teacher import teacher_velocity
 def codec_hash(
     vae:ToyVAE, # Or any codec with an `encoder` and the buffers `latents_mean` and `latents_std`
 )->str: # 12 hexadecimal digits
-    "Hash of what latents depend on: the encoder's weights and the statistics, rounded to half precision as they are shipped; not the decoder"
-    rows = {**{f"encoder.{k}": v for k, v in vae.encoder.state_dict().items()}, **{k: getattr(vae, k) for k in ("latents_mean", "latents_std")}}
+    "Hash of what latents depend on: encoder and statistics, in half precision as they are shipped; not the decoder"
+    rows = {f"encoder.{k}": v for k, v in vae.encoder.state_dict().items()}
+    rows |= dict(latents_mean=vae.latents_mean, latents_std=vae.latents_std)
     digest = hashlib.sha256()
     for name, value in sorted(rows.items()):
-        digest.update(f"{name} {tuple(value.shape)} ".encode() + value.detach().cpu().half().contiguous().numpy().tobytes())
+        digest.update(f"{name} {tuple(value.shape)} ".encode())
+        digest.update(value.detach().cpu().half().contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]
 
 # %% ../nbs/backstage/refit.ipynb #a0ac53c6
@@ -59,7 +61,8 @@ def mix_latents(
     clean_share:float=1/3,      # Part of the films whose latents stay clean
 )->Tensor:                      # (b, f, z, h, w)
     "Wrong latents, and now and then clean ones"
-    if clean.shape != wrong.shape: raise ValueError(f"clean and wrong latents are of the same shots, got {tuple(clean.shape)} and {tuple(wrong.shape)}")
+    if clean.shape != wrong.shape:
+        raise ValueError(f"clean and wrong latents have one shape, got {tuple(clean.shape)} and {tuple(wrong.shape)}")
     keep = (torch.rand(len(clean), generator=generator) < clean_share).to(clean.device)
     return torch.where(keep[:, None, None, None, None], clean, wrong)
 
@@ -92,7 +95,7 @@ def judge_distance(
     output:Tensor, target:Tensor, # (b, 3, f, h, w) in [-1, 1]
     every:int=4,                  # One frame of so many
 )->Tensor: # ()
-    "Mean absolute difference of the judge's convolutional features, every place scaled to length 1, mean over layers (LPIPS's idea)"
+    "Difference of the judge's convolutional features, every place scaled to length 1, mean over layers (as LPIPS)"
     a, b = (x[:, :, ::every].transpose(1, 2).flatten(0, 1) for x in (output, target))
     total, layers = 0., judge.look
     a, b = layers[0](a), layers[0](b)
@@ -118,8 +121,10 @@ def refit_loss(
     "What the decoder is to make small"
     for name, model, weight in (("judge", judge, weights.perceptual), ("critic", critic, weights.adversarial)):
         if weight and model is None: raise ValueError(f"weights ask for a {name}: give one, or set its weight to 0")
-    if output.shape != target.shape: raise ValueError(f"decoded and true frames have one shape, got {tuple(output.shape)} and {tuple(target.shape)}")
-    parts = dict(pixel=(output - target).abs().mean(), edge=sum((a - b).abs().mean() for a, b in zip(edges(output), edges(target))))
+    if output.shape != target.shape:
+        raise ValueError(f"decoded and true frames have one shape, got {tuple(output.shape)} and {tuple(target.shape)}")
+    sharp = sum((a - b).abs().mean() for a, b in zip(edges(output), edges(target)))
+    parts = dict(pixel=(output - target).abs().mean(), edge=sharp)
     if weights.perceptual: parts["perceptual"] = judge_distance(judge, output, target)
     if weights.adversarial: parts["adversarial"] = -critic(output).mean()
     return sum(getattr(weights, name)*value for name, value in parts.items()), {k: v.detach() for k, v in parts.items()}
