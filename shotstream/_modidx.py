@@ -452,6 +452,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'shotstream.evaluate._ratio': ('backstage/evaluate.html#_ratio', 'shotstream/evaluate.py'),
                                      'shotstream.evaluate.by_student': ('backstage/evaluate.html#by_student', 'shotstream/evaluate.py'),
                                      'shotstream.evaluate.by_teacher': ('backstage/evaluate.html#by_teacher', 'shotstream/evaluate.py'),
+                                     'shotstream.evaluate.chance_errors': ( 'backstage/evaluate.html#chance_errors',
+                                                                            'shotstream/evaluate.py'),
                                      'shotstream.evaluate.decode_film': ('backstage/evaluate.html#decode_film', 'shotstream/evaluate.py'),
                                      'shotstream.evaluate.distance': ('backstage/evaluate.html#distance', 'shotstream/evaluate.py'),
                                      'shotstream.evaluate.diversity_scores': ( 'backstage/evaluate.html#diversity_scores',

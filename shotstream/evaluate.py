@@ -4,28 +4,29 @@
 
 # %% auto #0
 __all__ = ['SHOT', 'HERO', 'exam_story', 'seen_before', 'guess', 'distance', 'by_teacher', 'by_student', 'true_shot',
-           'true_batch', 'decode_film', 'sampled', 'film_errors', 'film_looks', 'joined', 'take_exam', 'table',
-           'report', 'mean_score', 'readings', 'lasting', 'drift', 'drift_apart', 'drift_ratio', 'identity_matrix',
-           'retold', 'spread', 'EvaluationOptions', 'reference_features', 'frechet_scores', 'diversity_scores',
-           'exam_scores', 'evaluate_model']
+           'true_batch', 'decode_film', 'sampled', 'film_errors', 'film_looks', 'joined', 'chance_errors', 'take_exam',
+           'table', 'report', 'mean_score', 'readings', 'lasting', 'drift', 'drift_apart', 'drift_ratio',
+           'identity_matrix', 'retold', 'spread', 'EvaluationOptions', 'reference_features', 'frechet_scores',
+           'diversity_scores', 'exam_scores', 'evaluate_model']
 
 # %% ../nbs/backstage/evaluate.ipynb #24129c98
 import math, random
+from collections import defaultdict
 from functools import lru_cache
 import torch
 from tqdm.auto import tqdm
 from dataclasses import asdict, dataclass, replace
 from .codec import to_float, to_uint8
 from .data import collate, context_picks, next_shot_example
-from .metrics import (CIRCLES, CLASSES, LINES, SECRET, TOLD, errors, flat_share, frechet_distance, interval, motion, score, truth,
-                                visible)
+from .metrics import (CIRCLES, CLASSES, LINES, SECRET, TOLD, errors, flat_share, frechet_distance, interval,
+                                motion, score, truth, visible)
 from .stages import own_past
 from .flow import Guidance, Sampling
 from .text import encode_captions
 from .render import render_shot
 from .rollout import rollout
 from .teacher import sample_shot, without_past
-from .text import compose_prompt, encode_prompts
+from .text import compose_prompt
 from .world import PATTERNS, draw_story
 
 # %% ../nbs/backstage/evaluate.ipynb #1a49b6a3
@@ -40,9 +41,9 @@ def seen_before(story): # Set of names
     "Secrets that can be seen in the judged shot and in at least one of the frames it looks back at"
     here = [n for n in SECRET if visible(story, SHOT, n, 16)]
     scene = story.shots[SHOT].scene
-    of_scene = lambda n: n in LINES or n == "hills"
-    past = [(s, f) for s, f in context_picks(story, SHOT)]
-    return frozenset(n for n in here if any(visible(story, s, n, f) for s, f in past if not of_scene(n) or story.shots[s].scene == scene))
+    stays = lambda name, s: story.shots[s].scene == scene or name not in (*LINES, "hills")    # what belongs to a scene
+    past = context_picks(story, SHOT)
+    return frozenset(n for n in here if any(visible(story, s, n, f) for s, f in past if stays(n, s)))
 
 def guess(stories, i, name): # Number
     "What one would say about story `i` knowing another one: only what captions tell is the same"
@@ -71,7 +72,8 @@ def true_shot(
     vae, story, k, # A codec, a `Story` and the number of a shot
 )->tuple: # Its `next_shot_example` on the codec's device, and its film (f, h, w, 3) there
     "A shot with its true past; of the past only the frames that it looks back at are rendered"
-    here = lambda frames: vae.encode(to_float(frames.to(vae.device)).to(vae.dtype)).latent_dist.mode().half()      # as `LatentCache` keeps them
+    def here(frames): # as `LatentCache` keeps them
+        return vae.encode(to_float(frames.to(vae.device)).to(vae.dtype)).latent_dist.mode().half()
     film, picks = render_shot(story, k).to(vae.device), sorted(set(context_picks(story, k)))
     stills = here(torch.stack([render_shot(story, s, frames=[f]) for s, f in picks]))[:, :, 0] if picks else ()
     return next_shot_example(story, k, here(film)[0].transpose(0, 1), dict(zip(picks, stills))), film
@@ -82,7 +84,8 @@ def true_batch(
     "What a model is asked, and the true answer"
     examples, films = zip(*[true_shot(vae, s, k) for s in stories])
     context, x0, table, prompts = collate(examples)
-    return context, x0, table.to(vae.device), encode_captions(prompts, tokenizer, text_encoder).to(vae.device), torch.stack(films)
+    text = encode_captions(prompts, tokenizer, text_encoder).to(vae.device)
+    return context, x0, table.to(vae.device), text, torch.stack(films)
 
 @torch.no_grad()
 def decode_film(
@@ -99,13 +102,21 @@ def film_errors(judge, video, truths)->dict: # {attribute: (b,) errors, on the C
 
 def film_looks(judge, video)->dict: # {"flat_share", "motion": (b,), "features": (b, d)}, on the CPU
     "How films look, whoever is in them"
-    return dict(flat_share=flat_share(video).cpu(), motion=motion(video).cpu(), features=judge.features(sampled(judge, video)).float().cpu())
+    return dict(flat_share=flat_share(video).cpu(), motion=motion(video).cpu(),
+                features=judge.features(sampled(judge, video)).float().cpu())
 
 def joined(parts)->dict: # Of dicts of tensors
     "Batches in one"
     return {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
 
 # %% ../nbs/backstage/evaluate.ipynb #dc37b6c2
+def chance_errors(
+    stories, truths, # Of the exam, and of each the `truth` that counts
+)->dict: # {attribute: (n,) errors}
+    "What guessing scores: another story's truth"
+    return {name: torch.tensor([distance(name, guess(stories, i, name), t[name]) if name in t else math.nan
+                                for i, t in enumerate(truths)]) for name in (*TOLD, *SECRET)}
+
 @torch.no_grad()
 def take_exam(
     film,                  # `film(context, table, text, generator)` -> latents: `by_teacher` or `by_student`
@@ -114,26 +125,26 @@ def take_exam(
     first:int=0,           # Number of the first one
     histories=("own", "none", "other"),
     batch:int=16, progress=True,
-)->dict: # {"ceiling", "chance", every history: {attribute: (n,) errors}, "looks": {"renders", "codec", "model": `film_looks`}}
-    "Film the third shot of every exam story with each history, and let the judge read it; \"looks\" are those of films with their own history"
-    if "other" in histories and (n-1) % batch == 0: raise ValueError(f"n={n} in batches of {batch} leaves one story alone, without another's history: choose another n or batch")
-    stories, rows, looks = [exam_story(i) for i in range(first, first+n)], {name: [] for name in ("ceiling", *histories)}, {}
-    truths = []
+)->dict: # "ceiling", "chance", every history: {attribute: (n,) errors}; "looks": of "renders", "codec" and "model"
+    "Film the third shot of every exam story with each history, and let the judge read it; looks: with the own one"
+    if "other" in histories and (n-1) % batch == 0:
+        raise ValueError(f"n={n} in batches of {batch} leaves one story alone, with no other's history: change one")
+    stories, truths = [exam_story(i) for i in range(first, first+n)], []
+    rows, looks = defaultdict(list), defaultdict(list)
     for start in tqdm(range(0, n, batch), disable=not progress, desc="exam"):
         part = stories[start:start+batch]
-        asked = [{k: v for k, v in truth(s, SHOT).items() if k in TOLD or k in ok} for s, ok in zip(part, map(seen_before, part))]
+        asked = [{k: v for k, v in truth(s, SHOT).items() if k in TOLD or k in seen_before(s)} for s in part]
         truths += asked
         context, x0, table, text, real = true_batch(part, SHOT, text_encoder, tokenizer, vae)
         pasts = dict(own=(context, table), none=without_past(context, table), other=(context.roll(1, 0), table))
+        looks["renders"].append(film_looks(judge, real))
         for name in ("ceiling", *histories):
             z = x0 if name == "ceiling" else film(*pasts[name], text, torch.Generator().manual_seed(first+start))
             video = decode_film(vae, z)
             rows[name].append(film_errors(judge, video, asked))
-            if name in ("ceiling", "own"): looks.setdefault("codec" if name == "ceiling" else "model", []).append(film_looks(judge, video))
-        looks.setdefault("renders", []).append(film_looks(judge, real))
-    chance = {name: torch.tensor([distance(name, guess(stories, i, name), t[name]) if name in t else float("nan") for i, t in enumerate(truths)])
-              for name in (*TOLD, *SECRET)}
-    return dict({k: joined(v) for k, v in rows.items()}, chance=chance, looks={k: joined(v) for k, v in looks.items()})
+            if kind := dict(ceiling="codec", own="model").get(name): looks[kind].append(film_looks(judge, video))
+    out = {k: joined(v) for k, v in rows.items()}
+    return dict(out, chance=chance_errors(stories, truths), looks={k: joined(v) for k, v in looks.items()})
 
 # %% ../nbs/backstage/evaluate.ipynb #9e644e3e
 def table(
@@ -143,8 +154,10 @@ def table(
     names = [n for n in (*TOLD, *SECRET) if all(n in r for r in reports.values())]
     row = lambda r, n: f"{r[n][0]:6.2f} [{r[n][1]:5.2f},{r[n][2]:5.2f}]"
     lines = [f"{'':12}" + "".join(f"{h:>22}" for h in reports) + f"{'shots':>8}"]
-    lines += [f"{n:12}" + "".join(f"{row(r, n):>22}" for r in reports.values()) + f"{next(iter(reports.values()))[n][3]:8}" for n in names]
-    return "\n".join(lines + [f"{mean:12}" + "".join(f"{r[mean]:7.2f}{'':15}" for r in reports.values()) for mean in ("told", "secret")])
+    lines += [f"{n:12}" + "".join(f"{row(r, n):>22}" for r in reports.values())
+              + f"{next(iter(reports.values()))[n][3]:8}" for n in names]
+    return "\n".join(lines + [f"{mean:12}" + "".join(f"{r[mean]:7.2f}{'':15}" for r in reports.values())
+                              for mean in ("told", "secret")])
 
 def report(
     exam:dict,      # From `take_exam`
@@ -158,7 +171,9 @@ def report(
         if ok.sum() < 8: continue
         rows = torch.stack([e[ok], c[ok], b[ok]], 1)
         out[name] = (score(*rows.T), *interval(rows, lambda r: score(*r.T)), int(ok.sum()))
-    mean = lambda names: sum(out[n][0] for n in names if n in out)/max(1, sum(n in out for n in names))
+    def mean(names): # NaN, where guessing reaches the ceiling, does not count
+        scores = [out[n][0] for n in names if n in out and not math.isnan(out[n][0])]
+        return sum(scores)/max(1, len(scores))
     return dict(out, told=mean(TOLD), secret=mean(SECRET))
 
 # %% ../nbs/backstage/evaluate.ipynb #fedd71e9
@@ -169,7 +184,8 @@ def mean_score(
     draws:int=500,     # Of the bootstrap
 )->tuple:              # (mean score, 2.5 %, 97.5 %); NaN if no attribute could be judged in 8 shots
     "Mean over attributes of the score of `report`, with an interval over shots"
-    rows = torch.stack([torch.stack([exam[k][name] for k in (history, "chance", "ceiling")], 1) for name in names], 1)   # shot, attribute, kind
+    # shot, attribute, kind
+    rows = torch.stack([torch.stack([exam[k][name] for k in (history, "chance", "ceiling")], 1) for name in names], 1)
     rows = torch.where(rows.isnan().any(-1, keepdim=True), torch.nan, rows)
     rows = rows[:, (~rows[..., 0].isnan()).sum(0) >= 8]
     def mean(rows):
@@ -181,7 +197,8 @@ def mean_score(
 def readings(said:dict)->list: # Of `truth`-like dicts
     "What the judge believes, shot by shot"
     classes = {k: v.argmax(-1) for k, v in said.items() if k in CLASSES}
-    circles = {k: torch.atan2(v[:, 1], v[:, 0])/(2*torch.pi)*CIRCLES[k] % CIRCLES[k] for k, v in said.items() if k in CIRCLES}
+    turn = lambda v: torch.atan2(v[:, 1], v[:, 0])/(2*torch.pi)
+    circles = {k: turn(v)*CIRCLES[k] % CIRCLES[k] for k, v in said.items() if k in CIRCLES}
     lines = {k: (v.clamp(-1, 1) + 1)/2*(LINES[k][1]-LINES[k][0]) + LINES[k][0] for k, v in said.items() if k in LINES}
     everything = {k: v.tolist() for k, v in {**classes, **circles, **lines}.items()}      # one way home from a GPU each
     out = [{k: v[i] for k, v in everything.items()} for i in range(len(classes["body"]))]
@@ -209,7 +226,8 @@ def drift(
     blank = torch.zeros(vae.config.z_dim, 8, 8, device=vae.device)
     for start in tqdm(range(0, n, batch), disable=not progress, desc="drift"):
         part, generator = stories[start:start+batch], torch.Generator().manual_seed(start)
-        text = encode_captions([[compose_prompt(s.caption, shot.caption) for shot in s.shots] for s in part], tokenizer, text_encoder).to(vae.device)
+        prompts = [[compose_prompt(s.caption, shot.caption) for shot in s.shots] for s in part]
+        text = encode_captions(prompts, tokenizer, text_encoder).to(vae.device)
         names, done = [lasting(s, last) for s in part], []
         keep = lambda truths: [{k: v for k, v in t.items() if k in ok} for t, ok in zip(truths, names)]
         for k in range(shots):
@@ -229,7 +247,8 @@ def drift_apart(
     a, b, # Of two models, from `drift`
 )->tuple: # Mean error of a's last shots less that of b's, after their own pasts; and (2.5 %, 97.5 %)
     "Whose films drift less? Story by story, because both filmed the same ones"
-    rows = torch.stack([torch.stack(list(r["own"].values()), 1) for r in (a, b)], 1)             # story, model, attribute
+    # story, model, attribute
+    rows = torch.stack([torch.stack(list(r["own"].values()), 1) for r in (a, b)], 1)
     less = lambda rows: (rows[:, 0].nanmean(0).nanmean() - rows[:, 1].nanmean(0).nanmean()).item()
     return less(rows), interval(rows, less, 2000)
 
@@ -238,7 +257,8 @@ def drift_ratio(
     drifted, # From `drift`
 )->tuple: # Mean error after the own past over that after the true past; and 2.5 %, 97.5 %
     "How much does the own past cost? 1: nothing"
-    rows = torch.stack([torch.stack([drifted[past][name] for name in SECRET], 1) for past in ("own", "true")], 1)   # story, past, attribute
+    # story, past, attribute
+    rows = torch.stack([torch.stack([drifted[past][name] for name in SECRET], 1) for past in ("own", "true")], 1)
     def ratio(rows):
         own, true = rows.nanmean(0).nanmean(-1)
         return (own/true).item()
@@ -272,15 +292,16 @@ def retold(
 def spread(
     film, text_encoder, tokenizer, vae, judge,
     n:int=256, seed:int=3, batch:int=32, progress=False,
-)->dict: # {"model", "world": {attribute: mean distance of two films}, "pairs": {the same: (n,) distances}, "motion": (model, world), "films"}
+)->dict: # {"model", "world": {attribute: mean distance of two films}, "pairs": the same for each, "motion", "films"}
     "First shots of one caption, from many seeds, beside renders with as many secrets"
     story = draw_story(seed, n_shots=1, frames=33, pair=0.)
-    text = encode_prompts([compose_prompt(story.caption, story.shots[0].caption)], tokenizer, text_encoder)[None].to(vae.device)
+    text = encode_captions([[compose_prompt(story.caption, story.shots[0].caption)]], tokenizer, text_encoder).to(vae.device)
     blank, films = torch.zeros(vae.config.z_dim, 8, 8, device=vae.device), []
     for start in tqdm(range(0, n, batch), disable=not progress, desc="diversity"):
         b = min(batch, n-start)
         context, table = own_past(vae, [], 9, b, blank)
-        films.append(decode_film(vae, film(context, table.to(vae.device), text.expand(b, -1, -1, -1), torch.Generator().manual_seed(start))))
+        z = film(context, table.to(vae.device), text.expand(b, -1, -1, -1), torch.Generator().manual_seed(start))
+        films.append(decode_film(vae, z))
     videos = dict(model=torch.cat(films), world=torch.stack([render_shot(retold(story, i), 0) for i in range(n)]))
     names = [k for k in SECRET if k != "hue" and visible(story, 0, k, 16) and not k.endswith("_angle")]
     def distances(video):
@@ -288,13 +309,14 @@ def spread(
         return {k: torch.tensor([distance(k, a[k], b[k]) for a, b in zip(r, r[1:] + r[:1])]) for k in names}
     pairs = {k: distances(v) for k, v in videos.items()}
     means = {k: {name: d.mean().item() for name, d in p.items()} for k, p in pairs.items()}
-    return dict(means, pairs=pairs, motion=tuple(motion(v).mean().item() for v in videos.values()), films=videos["model"])
+    return dict(means, pairs=pairs, motion=tuple(motion(v).mean().item() for v in videos.values()),
+                films=videos["model"])
 
 # %% ../nbs/backstage/evaluate.ipynb #a7cb038b
 @dataclass(frozen=True)
 class EvaluationOptions:
     "How much `evaluate_model` films, and how"
-    batch:int=16          # Shots at once; a GPU takes more. It decides whose history is the \"other\" one: compare models at one batch only
+    batch:int=16          # Shots at once; decides whose history is the "other" one: compare models at one batch only
     stories:int|None=None # Stories whose drift is measured; by default a quarter of the shots
     story_shots:int=5     # Shots of such a story
     seeds:int|None=None   # First shots of one caption; by default as many as shots
@@ -302,10 +324,8 @@ class EvaluationOptions:
     progress:bool=True    # Show bars?
 
     def __post_init__(self):
-        if self.batch < 2: raise ValueError(f"batch={self.batch}: at least 2, another story of the batch lends its history")
-        if self.story_shots < 2: raise ValueError(f"story_shots={self.story_shots}: drift needs a first and a last shot, at least 2")
-        for name in ("stories", "seeds"):
-            if getattr(self, name) is not None and getattr(self, name) < 2: raise ValueError(f"{name}={getattr(self, name)}: at least 2")
+        for name in ("batch", "stories", "story_shots", "seeds"):        # another history, another shot, another film
+            if (value := getattr(self, name)) is not None and value < 2: raise ValueError(f"{name}={value}: at least 2")
 
 # %% ../nbs/backstage/evaluate.ipynb #9b1f2b0e
 def _plain(x): # For JSON: what is no number is `None`
@@ -328,17 +348,25 @@ def reference_features(
     batch:int=16,
 )->torch.Tensor:  # (n, d)
     "`Judge.features` of renders of *other* unseen stories than the exam's"
-    films = lambda i: torch.stack([render_shot(draw_story(30_000 + first + j, n_shots=SHOT+1, frames=33, held_out=True, pair=0.), SHOT, frames=range(0, 33, 4))
-                                   for j in range(i, min(n, i+batch))])
-    return torch.cat([judge.features(films(i).to(judge.device)).float().cpu() for i in range(0, n, batch)])
+    def film(i):
+        story = draw_story(30_000 + first + i, n_shots=SHOT+1, frames=33, held_out=True, pair=0.)
+        return render_shot(story, SHOT, frames=range(0, 33, 4))
+    parts = [range(i, min(n, i+batch)) for i in range(0, n, batch)]
+    return torch.cat([judge.features(torch.stack([*map(film, p)]).to(judge.device)).float().cpu() for p in parts])
 
 def frechet_scores(
     looks,                  # {"renders", "codec", "model": `film_looks`} of the same n shots, from `take_exam`
     reference:torch.Tensor, # (m, d), from `reference_features`
-)->dict: # Distances to the reference, "ratio": the model's in units of the codec's, and the sample sizes
-    "\"renders\" is what two sets of renders of this size score: the distance is biased by n, and `ratio` with it"
+)->dict: # Distances; "ratio": the model's in units of the codec's; "excess_ratio": the same above renders; sample sizes
+    """Fréchet distances of a model, of the codec and of renders to other renders.
+
+    What renders score is bias, and falls with n and m; it stands in both parts of `ratio`, near 1 when films are few.
+    `excess_ratio` subtracts it, NaN where the codec is no further away than renders are."""
     out = {name: frechet_distance(look["features"], reference) for name, look in looks.items()}
-    return dict(out, ratio=out["model"]/out["codec"], samples=len(looks["model"]["features"]), references=len(reference))
+    model, codec = out["model"], out["codec"]
+    excess = (model - out["renders"])/(codec - out["renders"]) if codec > out["renders"] else math.nan
+    return dict(out, ratio=model/codec, excess_ratio=excess, samples=len(looks["model"]["features"]),
+                references=len(reference))
 
 # %% ../nbs/backstage/evaluate.ipynb #824ba4eb
 def diversity_scores(
@@ -348,16 +376,18 @@ def diversity_scores(
     "Is there one answer to a caption, or as many as in the world?"
     model, world = (spreads["pairs"][k] for k in ("model", "world"))
     out = {name: _ratio(model[name], world[name], draws) for name in model}
-    least = min(out, key=lambda name: out[name][0])
+    least = min(out, key=lambda name: (math.isnan(out[name][0]), out[name][0]))
     return dict(attributes=out, attribute=least, least=out[least])
 
 def exam_scores(exam)->dict: # For JSON, from `take_exam`
     "Captioned and latent scores of every history, and how the films look"
     histories = [k for k in exam if k not in ("ceiling", "chance", "looks")]
     looks = exam["looks"]
-    return dict(captioned={h: mean_score(exam, TOLD, h) for h in histories}, latent={h: mean_score(exam, SECRET, h) for h in histories},
+    return dict(captioned={h: mean_score(exam, TOLD, h) for h in histories},
+                latent={h: mean_score(exam, SECRET, h) for h in histories},
                 attributes={h: {k: v for k, v in report(exam, h).items() if k in (*TOLD, *SECRET)} for h in histories},
-                flat_share={k: _mean(v["flat_share"]) for k, v in looks.items()}, motion=_ratio(looks["model"]["motion"], looks["renders"]["motion"]))
+                flat_share={k: _mean(v["flat_share"]) for k, v in looks.items()},
+                motion=_ratio(looks["model"]["motion"], looks["renders"]["motion"]))
 
 # %% ../nbs/backstage/evaluate.ipynb #7a1a86b1
 @torch.no_grad()
@@ -365,10 +395,10 @@ def evaluate_model(
     film,                 # `film(context, table, text, generator)` -> latents: `by_teacher`, `by_student` or your own
     text_encoder, tokenizer, vae, judge, # They decide the device
     n:int=256,            # Shots; see `EvaluationOptions` for stories and seeds
-    control=None,         # Another film function: how much less does the model drift? For stage 2, stage 1 simply continued
+    control=None,         # Another film function, whose drift is subtracted; for stage 2: stage 1 simply continued
     options:EvaluationOptions=EvaluationOptions(),
 )->dict: # JSON-able; every score with an interval is [value, 2.5 %, 97.5 %], what could not be measured `None`
-    "Everything that a model is judged by: scores with three histories, flat share, Fréchet distance, motion, diversity, drift"
+    "What a model is judged by: scores with three histories, flat share, Fréchet distance, motion, diversity, drift"
     if n < 8: raise ValueError(f"n={n}: at least 8 shots, or no attribute can be judged")
     o, parts = options, (text_encoder, tokenizer, vae, judge)
     stories, seeds = o.stories or max(2, n//4), o.seeds or n

@@ -20,7 +20,8 @@ from .render import render_shot
 from .world import ACCESSORIES, ACTIONS, BODIES, CAMERAS, COLOURS, PATTERNS, PLACES, TIMES
 
 # %% ../nbs/11_metrics.ipynb #e4f5d110
-CLASSES = dict(body=BODIES, colour=tuple(COLOURS), accessory=ACCESSORIES, place=PLACES, time=TIMES, camera=CAMERAS, action=ACTIONS, pattern=PATTERNS)
+CLASSES = dict(body=BODIES, colour=tuple(COLOURS), accessory=ACCESSORIES, place=PLACES, time=TIMES, camera=CAMERAS,
+               action=ACTIONS, pattern=PATTERNS)
 CIRCLES = dict(hue=360., hue_a=360., hue_b=360., half_angle=360., band_angle=180., hills=1.)  # period of each attribute
 LINES = dict(sky=(-1., 1.), sun=(.15, .85), prop_1=(.06, .3), prop_2=(.7, .94))  # range of each attribute
 MOVING = ("camera", "action")                                            # need more than one frame
@@ -35,9 +36,11 @@ def truth(
     "What the judge should read"
     shot = story.shots[k]
     c, s = story.characters[shot.cast[0]], story.scenes[shot.scene]
-    told = dict(body=c.body, colour=c.colour, accessory=c.accessory, place=s.place, time=s.time, camera=shot.camera, action=shot.action, pattern=c.pattern)
+    told = dict(body=c.body, colour=c.colour, accessory=c.accessory, place=s.place, time=s.time, camera=shot.camera,
+                action=shot.action, pattern=c.pattern)
     out = {name: CLASSES[name].index(value) for name, value in told.items()}
-    out.update(hue=c.hue, hue_a=c.hue_a, hue_b=c.hue_b, sky=s.sky, sun=s.sun, hills=s.hills, prop_1=s.prop_1, prop_2=s.prop_2)
+    out.update(hue=c.hue, hue_a=c.hue_a, hue_b=c.hue_b, sky=s.sky, sun=s.sun, hills=s.hills, prop_1=s.prop_1,
+               prop_2=s.prop_2)
     if c.pattern != "dot": out[f"{c.pattern}_angle"] = c.angle % CIRCLES[f"{c.pattern}_angle"]
     return out
 
@@ -48,13 +51,17 @@ def changed(story, name):
     "The same story with one secret changed (things are taken off the screen)"
     character, scene = story.characters[0], story.scenes
     if name in _ELSEWHERE: return replace(story, scenes=tuple(replace(s, **{name: _ELSEWHERE[name]}) for s in scene))
-    if name in ("sky", "hills"): return replace(story, scenes=tuple(replace(s, **{name: {"sky": -1. if s.sky > 0 else 1., "hills": s.hills+.4}[name]}) for s in scene))
-    other = dict(pattern="dot" if character.pattern != "dot" else "half", hue=character.hue+120, hue_a=character.hue_a+120, hue_b=character.hue_b+120)
+    if name in ("sky", "hills"):
+        other = lambda s: s.hills+.4 if name == "hills" else -1. if s.sky > 0 else 1.
+        return replace(story, scenes=tuple(replace(s, **{name: other(s)}) for s in scene))
+    other = dict(pattern="dot" if character.pattern != "dot" else "half", hue=character.hue+120,
+                 hue_a=character.hue_a+120, hue_b=character.hue_b+120)
     field = "angle" if name.endswith("angle") else name
-    return replace(story, characters=(replace(character, **{field: other.get(field, character.angle+80)}), *story.characters[1:]))
+    return replace(story, characters=(replace(character, **{field: other.get(field, character.angle+80)}),
+                                      *story.characters[1:]))
 
-@lru_cache(64)
-def _frame(story, k, frame): return render_shot(story, k, frames=[frame]).float()       # the same one is asked about every secret
+@lru_cache(64)           # the same frame is asked about every secret
+def _frame(story, k, frame): return render_shot(story, k, frames=[frame]).float()
 
 def visible(
     story, k:int, # A shot
@@ -74,11 +81,13 @@ class Judge(ModelMixin, ConfigMixin):
         super().__init__()
         conv = lambda a, b, stride: nn.Sequential(nn.Conv2d(a, b, 3, stride, 1), nn.GroupNorm(8, b), nn.SiLU())
         w = width
-        self.look = nn.Sequential(nn.PixelUnshuffle(2), conv(12, w, 1), conv(w, 2*w, 2), conv(2*w, 2*w, 1), conv(2*w, 3*w, 2), conv(3*w, 3*w, 1), conv(3*w, 3*w, 2))
+        self.look = nn.Sequential(nn.PixelUnshuffle(2), conv(12, w, 1), conv(w, 2*w, 2), conv(2*w, 2*w, 1),
+                                  conv(2*w, 3*w, 2), conv(3*w, 3*w, 1), conv(3*w, 3*w, 2))
         self.squeeze = nn.Sequential(nn.Flatten(), nn.Linear(3*w*16, features), nn.SiLU())
         still = sum(len(v) for k, v in CLASSES.items() if k not in MOVING) + 2*len(CIRCLES) + len(LINES)
         self.still = nn.Sequential(nn.Linear(features, features), nn.SiLU(), nn.Linear(features, still))
-        self.move = nn.Sequential(nn.Conv1d(2*features, features, 3, padding=1), nn.SiLU(), nn.Conv1d(features, features, 3, padding=1), nn.SiLU())
+        self.move = nn.Sequential(nn.Conv1d(2*features, features, 3, padding=1), nn.SiLU(),
+                                  nn.Conv1d(features, features, 3, padding=1), nn.SiLU())
         self.moving = nn.Linear(features, sum(len(CLASSES[k]) for k in MOVING))
 
     def hidden(self, frames): # (b, t, d) of every frame, and (b, d) of the motion
@@ -144,7 +153,7 @@ def errors(
     said:dict,   # From `Judge`, for n shots
     truths,      # List of n `truth`
 )->dict:         # name -> (n,) error in [0, 1]; NaN where the attribute cannot be seen
-    "How far every reading is from the truth: wrong or right for classes, part of half a turn for circles, part of the range for places"
+    "How far readings are from the truth: 0 or 1 for classes, part of half a turn for circles, of the range for places"
     out = {}
     for name, value in said.items():
         goal = torch.tensor([float(t.get(name, math.nan)) for t in truths], device=value.device)
@@ -160,7 +169,7 @@ def errors(
 def score(
     error:Tensor, chance:Tensor, ceiling:Tensor, # (n,) errors of the same attribute; NaN is skipped
 )->float:
-    "`(e_chance - e) / (e_chance - e_ceiling)`: 0 is guessing, 1 is as good as a reconstruction of the truth; NaN where guessing reaches the ceiling"
+    "`(e_chance - e) / (e_chance - e_ceiling)`: 0: guessing, 1: a reconstruction of the truth; NaN if these are equal"
     e, c, b = (x.nanmean().item() for x in (error, chance, ceiling))
     return (c - e)/(c - b) if c != b else math.nan
 
@@ -171,7 +180,8 @@ def interval(
 )->tuple:            # (2.5 %, 97.5 %)
     "Bootstrap: how much would the number move with other shots?"
     g = torch.Generator().manual_seed(seed)
-    stats = torch.tensor([statistic(values[torch.randint(len(values), (len(values),), generator=g)]) for _ in range(draws)])
+    stats = torch.tensor([statistic(values[torch.randint(len(values), (len(values),), generator=g)])
+                          for _ in range(draws)])
     return tuple(torch.nanquantile(stats, torch.tensor([.025, .975])).tolist())
 
 # %% ../nbs/11_metrics.ipynb #6f699e5a
@@ -179,8 +189,9 @@ def flat_pixels(
     video:Tensor,     # (..., f, h, w, 3) uint8
     levels:float=8.,  # Grey levels, of 255
 )->Tensor:            # (..., f, h, w) bool
-    "Pixels in whose 3x3 neighbourhood (at the border: what there is of it) every colour channel varies by at most `levels`"
-    if video.ndim < 4 or video.shape[-1] != 3 or not video.numel(): raise ValueError(f"films are (..., f, h, w, 3), got {tuple(video.shape)}")
+    "Pixels in whose 3x3 neighbourhood (at the border: what there is of it) no colour varies by more than `levels`"
+    if video.ndim < 4 or video.shape[-1] != 3 or not video.numel():
+        raise ValueError(f"films are (..., f, h, w, 3), got {tuple(video.shape)}")
     if video.dtype != torch.uint8: raise TypeError(f"grey levels are uint8, got {video.dtype}: use `to_uint8`")
     x = video.flatten(0, -4).permute(0, 3, 1, 2).float()
     flat = F.max_pool2d(x, 3, 1, 1) + F.max_pool2d(-x, 3, 1, 1) <= levels
@@ -198,7 +209,8 @@ def motion(
     video:Tensor, # (..., f, h, w, 3) uint8, at least two frames
 )->Tensor:        # (...) in [0, 1], one number per film
     "Mean absolute difference of neighbouring frames"
-    if video.ndim < 4 or video.shape[-4] < 2: raise ValueError(f"motion needs films (..., f, h, w, 3) of two frames or more, got {tuple(video.shape)}")
+    if video.ndim < 4 or video.shape[-4] < 2:
+        raise ValueError(f"motion needs films (..., f, h, w, 3) of two frames or more, got {tuple(video.shape)}")
     return video.float().diff(dim=-4).abs().mean((-4, -3, -2, -1))/255
 
 # %% ../nbs/11_metrics.ipynb #796bd42e
@@ -207,10 +219,11 @@ def frechet_distance(
 )->float: # At least 0
     """Fréchet distance of two Gaussians fitted to features (FID, FVD), with the unbiased covariance.
 
-    It is biased upwards when n or m is small against d: say the sample size, and what two sets of renders of that size score."""
-    a, b = (x.detach().double().cpu() for x in (features_a, features_b))
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]: raise ValueError(f"features are (n, d) and (m, d), got {tuple(a.shape)} and {tuple(b.shape)}")
+    It is biased upwards when n or m is small against d: say the sample size, and what two sets of renders score."""
+    a, b = (x.detach().cpu().double() for x in (features_a, features_b))
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise ValueError(f"features are (n, d) and (m, d), got {tuple(a.shape)} and {tuple(b.shape)}")
     if min(len(a), len(b)) < 2: raise ValueError(f"a covariance needs at least 2 films, got {len(a)} and {len(b)}")
     r, s = (torch.linalg.qr((x - x.mean(0))/(len(x)-1)**.5, mode="r").R for x in (a, b))
-    distance = (a.mean(0) - b.mean(0)).pow(2).sum() + r.pow(2).sum() + s.pow(2).sum() - 2*torch.linalg.svdvals(r @ s.T).sum()
-    return max(0., distance.item())                                       # rounding may fall a little below
+    spread = r.pow(2).sum() + s.pow(2).sum() - 2*torch.linalg.svdvals(r @ s.T).sum()
+    return max(0., ((a.mean(0) - b.mean(0)).pow(2).sum() + spread).item())   # rounding may fall a little below 0

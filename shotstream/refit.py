@@ -47,7 +47,8 @@ def mix_latents(
     clean_share:float=1/3,      # Part of the films whose latents stay clean
 )->Tensor:                      # (b, f, z, h, w)
     "Wrong latents, and now and then clean ones"
-    if clean.shape != wrong.shape: raise ValueError(f"clean and wrong latents are of the same shots, got {tuple(clean.shape)} and {tuple(wrong.shape)}")
+    if clean.shape != wrong.shape:
+        raise ValueError(f"clean and wrong latents have one shape, got {tuple(clean.shape)} and {tuple(wrong.shape)}")
     keep = (torch.rand(len(clean), generator=generator) < clean_share).to(clean.device)
     return torch.where(keep[:, None, None, None, None], clean, wrong)
 
@@ -80,7 +81,7 @@ def judge_distance(
     output:Tensor, target:Tensor, # (b, 3, f, h, w) in [-1, 1]
     every:int=4,                  # One frame of so many
 )->Tensor: # ()
-    "Mean absolute difference of the judge's convolutional features, every place scaled to length 1, mean over layers (LPIPS's idea)"
+    "Difference of the judge's convolutional features, every place scaled to length 1, mean over layers (as LPIPS)"
     a, b = (x[:, :, ::every].transpose(1, 2).flatten(0, 1) for x in (output, target))
     total, layers = 0., judge.look
     a, b = layers[0](a), layers[0](b)
@@ -106,8 +107,10 @@ def refit_loss(
     "What the decoder is to make small"
     for name, model, weight in (("judge", judge, weights.perceptual), ("critic", critic, weights.adversarial)):
         if weight and model is None: raise ValueError(f"weights ask for a {name}: give one, or set its weight to 0")
-    if output.shape != target.shape: raise ValueError(f"decoded and true frames have one shape, got {tuple(output.shape)} and {tuple(target.shape)}")
-    parts = dict(pixel=(output - target).abs().mean(), edge=sum((a - b).abs().mean() for a, b in zip(edges(output), edges(target))))
+    if output.shape != target.shape:
+        raise ValueError(f"decoded and true frames have one shape, got {tuple(output.shape)} and {tuple(target.shape)}")
+    sharp = sum((a - b).abs().mean() for a, b in zip(edges(output), edges(target)))
+    parts = dict(pixel=(output - target).abs().mean(), edge=sharp)
     if weights.perceptual: parts["perceptual"] = judge_distance(judge, output, target)
     if weights.adversarial: parts["adversarial"] = -critic(output).mean()
     return sum(getattr(weights, name)*value for name, value in parts.items()), {k: v.detach() for k, v in parts.items()}

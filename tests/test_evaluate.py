@@ -9,9 +9,11 @@ import torch
 from shotstream import ShotStreamPipeline
 from shotstream.codec import to_float
 from shotstream.data import encode_story, needed_singles, next_shot_example
-from shotstream.evaluate import (SHOT, EvaluationOptions, by_student, decode_film, diversity_scores, drift_ratio, evaluate_model, exam_story,
-                                 film_looks, frechet_scores, mean_score, report, take_exam, true_shot)
-from shotstream.metrics import SECRET, TOLD, Judge, errors, flat_pixels, flat_share, frechet_distance, interval, judge_loss, motion, score
+from shotstream.evaluate import (SHOT, EvaluationOptions, by_student, decode_film, diversity_scores, drift_ratio,
+                                 evaluate_model, exam_story, film_looks, frechet_scores, mean_score, report, take_exam,
+                                 true_shot)
+from shotstream.metrics import (SECRET, TOLD, Judge, errors, flat_pixels, flat_share, frechet_distance, interval,
+                                judge_loss, motion, score)
 from shotstream.pipeline import ASSETS
 from shotstream.render import render_shot
 
@@ -33,7 +35,8 @@ def parts(pipe, judge): return pipe.text_encoder, pipe.tokenizer, pipe.vae, judg
 def noise(*shape, seed=0): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def some_frames(*shape, seed=0, top=256): return torch.randint(top, shape, generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+def some_frames(*shape, seed=0, top=256):
+    return torch.randint(top, shape, generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
 
 
 def naive_flat_share(film, levels):
@@ -51,8 +54,9 @@ def naive_flat_share(film, levels):
 def naive_frechet(a, b):
     "Means, covariances and the trace of the matrix root, in numpy, from the eigenvalues of the product"
     a, b = a.numpy().astype(np.float64), b.numpy().astype(np.float64)
-    product = np.linalg.eigvals(np.cov(a.T) @ np.cov(b.T))
-    return ((a.mean(0) - b.mean(0))**2).sum() + np.trace(np.cov(a.T)) + np.trace(np.cov(b.T)) - 2*np.sqrt(product.clip(min=0).astype(complex)).real.sum()
+    s, t = np.cov(a.T), np.cov(b.T)
+    root = np.sqrt(np.linalg.eigvals(s @ t).astype(complex)).real.sum()
+    return ((a.mean(0) - b.mean(0))**2).sum() + np.trace(s) + np.trace(t) - 2*root
 
 
 @pytest.mark.parametrize("levels", (0, 8, 40))
@@ -69,7 +73,8 @@ def test_flat_share_of_known_films():
     board[..., ::2, :, :] = 0
     assert flat_share(board).max() == 0.
     one_colour = plain.clone()
-    one_colour[..., 8:, :, 2] = 209                                       # 9 levels, in blue alone: two rows of 16 see the step
+    # 9 levels, in blue alone: two rows of 16 see the step
+    one_colour[..., 8:, :, 2] = 209
     assert flat_share(one_colour).tolist() == [14/16]*2
     one_colour[..., 8:, :, 2] = 208                                       # 8 levels are flat
     assert flat_share(one_colour).tolist() == [1., 1.]
@@ -77,18 +82,20 @@ def test_flat_share_of_known_films():
 
 
 def test_flat_share_of_this_world(pipe):
-    "Renders near .63, reconstructions near .57; measured on 48 unseen shots"
+    "The first sixteen exam shots have .630, and .574 after the codec; half of them are asked here, for time"
     films = torch.stack([render_shot(exam_story(i), SHOT, frames=range(0, 33, 4)) for i in range(8)])
-    with torch.no_grad(): coded = [decode_film(pipe.vae, pipe.vae.encode(to_float(render_shot(exam_story(i), SHOT))).latent_dist.mode().transpose(1, 2))
-                                   for i in range(8)]
-    assert flat_share(films).mean().item() == pytest.approx(.623, abs=.05)
-    assert .5 < flat_share(torch.cat(coded)).mean() < flat_share(films).mean()
+    with torch.no_grad(): z = torch.cat([pipe.vae.encode(to_float(render_shot(exam_story(i), SHOT))).latent_dist.mode()
+                                         for i in range(8)])
+    assert flat_share(films).mean().item() == pytest.approx(.650, abs=.01)
+    assert flat_share(decode_film(pipe.vae, z.transpose(1, 2))).mean().item() == pytest.approx(.599, abs=.02)
 
 
-@pytest.mark.parametrize("bad, error", [(torch.zeros(3, 8, 8, 3), TypeError), (torch.zeros(8, 8, 3, dtype=torch.uint8), ValueError),
-                                        (torch.zeros(3, 8, 8, 4, dtype=torch.uint8), ValueError), (torch.zeros(0, 8, 8, 3, dtype=torch.uint8), ValueError)])
-def test_flat_share_says_what_it_wants(bad, error):
-    with pytest.raises(error): flat_share(bad)
+@pytest.mark.parametrize("shape, dtype, error",
+                         [((3, 8, 8, 3), torch.float, TypeError), ((8, 8, 3), torch.uint8, ValueError),
+                                                 ((3, 8, 8, 4), torch.uint8, ValueError), ((0, 8, 8, 3), torch.uint8,
+                                                         ValueError)])
+def test_flat_share_says_what_it_wants(shape, dtype, error):
+    with pytest.raises(error): flat_share(torch.zeros(shape, dtype=dtype))
 
 
 def test_motion_of_known_films():
@@ -137,18 +144,21 @@ def test_features_are_what_the_last_layers_read(judge):
         half = judge.config.features
         still, moving = judge.still[-1](features[:, :half]), judge.moving(features[:, half:])
     assert features.shape == (3, 2*half)
-    assert torch.allclose(still[:, :6], said["body"], atol=1e-3) and torch.allclose(moving[:, -said["action"].shape[1]:], said["action"], atol=1e-4)
+    assert torch.allclose(still[:, :6], said["body"], atol=1e-3)
+    assert torch.allclose(moving[:, -said["action"].shape[1]:], said["action"], atol=1e-4)
 
 
 def test_score_and_interval_without_numbers():
     same = torch.full((9,), .5)
     assert math.isnan(score(same, same, same)) and all(math.isnan(x) for x in interval(same, lambda v: math.nan))
-    assert interval(torch.arange(9.), lambda v: v.mean().item() if v[0] > 2 else math.nan) == pytest.approx((4, 4), abs=2.5)
+    assert interval(torch.arange(9.), lambda v: v.mean().item() if v[0] > 2 else math.nan) == pytest.approx((4, 4),
+            abs=3)
 
 
 def fake_exam(n=40):
     "Errors around .2, .5 and .1; the hue is judged three times only"
-    marks = {k: {name: e + .05*noise(n, seed=int(1e4*e) + i) for i, name in enumerate((*TOLD, *SECRET))} for k, e in (("own", .2), ("chance", .5), ("ceiling", .1))}
+    marks = {k: {name: e + .05*noise(n, seed=int(1e4*e) + i) for i, name in enumerate((*TOLD, *SECRET))}
+             for k, e in (("own", .2), ("chance", .5), ("ceiling", .1))}
     marks["own"]["hue"][3:] = math.nan
     marks["ceiling"]["sun"][:20] = math.nan                              # these shots count for no kind of error
     return marks
@@ -166,9 +176,11 @@ def test_mean_score_is_the_mean_of_the_report(names, key):
 def test_true_shot_is_what_the_cache_keeps(pipe):
     story = exam_story(5)
     kept = encode_story(pipe.vae, story)
-    expected = next_shot_example(story, SHOT, kept["shots"][9*SHOT:9*SHOT+9], dict(zip(needed_singles(story), kept["singles"])))
+    expected = next_shot_example(story, SHOT, kept["shots"][9*SHOT:9*SHOT+9],
+                                 dict(zip(needed_singles(story), kept["singles"])))
     with torch.no_grad(): (context, target, table, prompts), film = true_shot(pipe.vae, story, SHOT)
-    assert torch.allclose(context, expected[0], atol=5e-3) and torch.equal(target, expected[1]) and table == expected[2] and prompts == expected[3]
+    assert torch.allclose(context, expected[0], atol=5e-3) and torch.equal(target, expected[1])
+    assert table == expected[2] and prompts == expected[3]
     assert torch.equal(film, render_shot(story, SHOT))
     with torch.no_grad(): (context, _, table, prompts), _ = true_shot(pipe.vae, story, 0)
     assert not context.any() and len(prompts) == 1 and len(table) == 15
@@ -180,7 +192,8 @@ def the_truth(vae):
         if film.left == 0: film.first, film.left = film.next, 3                       # three histories of one batch
         film.left -= 1
         film.next = film.first + len(context)
-        with torch.no_grad(): return torch.stack([true_shot(vae, exam_story(film.first + i), SHOT)[0][1] for i in range(len(context))])
+        with torch.no_grad(): return torch.stack([true_shot(vae, exam_story(film.first + i), SHOT)[0][1]
+                                                  for i in range(len(context))])
     film.first = film.next = film.left = 0
     return film
 
@@ -188,11 +201,24 @@ def the_truth(vae):
 def test_who_knows_the_truth_scores_one(parts, pipe):
     exam = take_exam(the_truth(pipe.vae), *parts, n=8, batch=4, progress=False)
     for name in (*TOLD, *SECRET):
-        for history in ("own", "none", "other"): assert torch.equal(exam[history][name].nan_to_num(9), exam["ceiling"][name].nan_to_num(9))
+        for history in ("own", "none", "other"):
+            assert torch.equal(exam[history][name].nan_to_num(9), exam["ceiling"][name].nan_to_num(9))
     looks = exam["looks"]
     assert all(torch.equal(looks["model"][k], looks["codec"][k]) for k in looks["codec"])
     scores = frechet_scores(looks, looks["renders"]["features"])
     assert scores["ratio"] == 1 and scores["renders"] < 1e-6 < scores["codec"] and scores["samples"] == 8
+
+
+def test_frechet_scores_subtract_what_renders_score():
+    look = lambda x: dict(features=x)
+    base = noise(60, 4)
+    far = lambda d: look(base + d*torch.tensor([1., 0, 0, 0]))
+    out = frechet_scores(dict(renders=look(base), codec=far(1.), model=far(3.)), base)
+    assert [out[k] for k in ("renders", "codec", "model", "ratio", "excess_ratio")] == pytest.approx([0, 1, 9, 9, 9],
+            abs=1e-5)
+    other = frechet_scores(dict(renders=far(1.), codec=far(2.), model=far(3.)), base)
+    assert other["ratio"] == pytest.approx(9/4, rel=1e-5) and other["excess_ratio"] == pytest.approx(8/3, rel=1e-5)
+    assert math.isnan(frechet_scores(dict(renders=far(1.), codec=far(1.), model=far(2.)), base)["excess_ratio"])
 
 
 def test_one_story_alone_has_no_other_history(parts):
@@ -201,8 +227,11 @@ def test_one_story_alone_has_no_other_history(parts):
 
 def test_one_answer_is_no_diversity():
     world = {k: noise(50, seed=i).abs() for i, k in enumerate(("sun", "sky"))}
+    nothing = dict(sky=torch.zeros(9))
+    assert all(math.isnan(x) for x in diversity_scores(dict(pairs=dict(world=nothing, model=nothing)))["least"])
     out = diversity_scores(dict(pairs=dict(world=world, model=dict(sun=world["sun"], sky=torch.zeros(50)))))
-    assert out["attribute"] == "sky" and out["least"] == (0., 0., 0.) and out["attributes"]["sun"] == pytest.approx((1, 1, 1), abs=1e-6)
+    assert out["attribute"] == "sky" and out["least"] == (0., 0., 0.)
+    assert out["attributes"]["sun"] == pytest.approx((1, 1, 1), abs=1e-6)
 
 
 def test_drift_ratio_of_known_errors():
@@ -210,20 +239,22 @@ def test_drift_ratio_of_known_errors():
     true["sun"][:] = math.nan                                            # never seen: counts for neither
     own = {n: 1.5*e for n, e in true.items()}
     assert drift_ratio(dict(own=own, true=true)) == pytest.approx((1.5, 1.5, 1.5), abs=1e-5)
-    own["sky"] = own["sky"] + 9*(torch.arange(30) < 1)                    # one bad story: the interval must say that it is one
+    # one bad story: the interval must say that it is one
+    own["sky"] = own["sky"] + 9*(torch.arange(30) < 1)
     value, low, high = drift_ratio(dict(own=own, true=true))
     assert low < 1.51 < value < high
 
 
 @pytest.fixture(scope="module")
 def marks(parts, pipe):
-    film = by_student(pipe.transformer)
+    film = by_student(pipe.transformer, pipe.sampling)
     return evaluate_model(film, *parts, n=8, control=film, options=TINY)
 
 
 def test_evaluation_is_json(marks):
     assert json.loads(json.dumps(marks, allow_nan=False)) == marks
-    wanted = {"captioned", "latent", "attributes", "flat_share", "motion", "motion_of_first_shots", "frechet", "diversity", "drift", "less_control"}
+    wanted = {"captioned", "latent", "attributes", "flat_share", "motion", "motion_of_first_shots", "frechet",
+              "diversity", "drift", "less_control"}
     assert wanted < set(marks) and marks["shots"] == 8 and marks["stories"] == 2 and marks["seeds"] == 4
 
 
@@ -231,9 +262,12 @@ def test_a_model_drifts_no_less_than_itself(marks): assert marks["less_control"]
 
 
 def test_the_student_is_between_noise_and_codec(marks, parts):
-    noisy = evaluate_model(lambda context, table, text, generator: torch.randn(len(context), 9, *context.shape[2:], generator=generator), *parts, n=8, options=TINY)
+    def film(context, table, text, generator): return torch.randn(len(context), 9, *context.shape[2:],
+            generator=generator)
+    noisy = evaluate_model(film, *parts, n=8, options=TINY)
     assert noisy["captioned"]["own"][0] < .6 < marks["captioned"]["own"][0]
-    assert noisy["flat_share"]["model"][0] < .1 < marks["flat_share"]["model"][0] < marks["flat_share"]["codec"][0] < marks["flat_share"]["renders"][0]
+    student, codec, renders = (marks["flat_share"][k][0] for k in ("model", "codec", "renders"))
+    assert noisy["flat_share"]["model"][0] < .1 < student < codec < renders
     assert noisy["motion"][0] > 2 > marks["motion"][0] > .5
     assert "less_control" not in noisy
 
@@ -253,11 +287,12 @@ def test_everything_where_the_model_is(parts, pipe):
     text_encoder, tokenizer, vae, judge = parts
     moved = ShotStreamPipeline.from_pretrained("toy").to(device)
     moved.vae.to(torch.bfloat16)
-    film = by_student(moved.transformer)
+    film = by_student(moved.transformer, moved.sampling)
     def asked(context, table, text, generator):
         assert {t.device.type for t in (context, text, table.shot, table.sigma)} == {device.type}
         return film(context.float(), table, text, generator)
-    out = evaluate_model(asked, moved.text_encoder, tokenizer, moved.vae, Judge.from_pretrained(ASSETS/"judge").float().eval().to(device), n=8, options=TINY)
+    out = evaluate_model(asked, moved.text_encoder, tokenizer, moved.vae,
+                         Judge.from_pretrained(ASSETS/"judge").float().eval().to(device), n=8, options=TINY)
     assert out["captioned"]["own"][0] > .6
 
 
