@@ -172,12 +172,13 @@ def care(
 
 # %% ../nbs/backstage/data.ipynb #8d564cf5
 def codec_hash(
-    vae:ToyVAE,
+    vae:ToyVAE, # Or any codec with an `encoder` and the buffers `latents_mean` and `latents_std`
 )->str: # 12 hexadecimal digits
-    "Fingerprint of what decides over latents: the encoder and the normalisation"
+    "Hash of what latents depend on: the encoder's weights and the statistics, rounded to half precision as they are shipped; not the decoder"
+    rows = {**{f"encoder.{k}": v for k, v in vae.encoder.state_dict().items()}, **{k: getattr(vae, k) for k in ("latents_mean", "latents_std")}}
     digest = hashlib.sha256()
-    for name, value in sorted(vae.state_dict().items()):
-        if not name.startswith("decoder."): digest.update(name.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
+    for name, value in sorted(rows.items()):
+        digest.update(f"{name} {tuple(value.shape)} ".encode() + value.detach().cpu().half().contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]
 
 ENCODED = dict(cpu=16, other=2048)   # latents per pass of the encoder

@@ -361,6 +361,7 @@ class NoMemory:
     def __init__(self, model:ShotTransformer):
         self.model, self.device, self.dtype = model, model.device, model.dtype
         self.new_shot()
+    def expect(self, context): pass
     def new_shot(self): self.latents, self.rows, self.text = [], [], []
     def read(self, text): return text
     def __call__(self, x, timestep, text, table, cache, phi=1/6, answer=True):

@@ -21,10 +21,10 @@ from .codec import ToyVAE, codec_loss, psnr, set_statistics, start_from_pca, to_
 from .data import LatentDataset, codec_hash
 from .evaluate import EvaluationOptions, by_student, by_teacher, evaluate_model
 from .metrics import Judge, errors, judge_loss, truth
-from .optim import MuonAdamW
+from .optim import MuonAdamW, keep_freed_memory
 from .pipeline import ASSETS, ShotStreamPipeline
 from .render import render_shot
-from .stages import (Models, OdePairs, OdeStage, OwnHistory, SIZES, SelfForcingStage, TeacherStage, ToySize, TrueHistory,
+from .stages import (Models, OdePairs, OdeStage, OwnHistory, RefitStage, SIZES, SelfForcingStage, TeacherStage, ToySize, TrueHistory,
                                for_device, generate_ode_pairs, load_text_encoder, load_transformer)
 from .story import contact_sheet
 from .teacher import TOY_GUIDANCE, TOY_SAMPLING, TOY_TRAINING
@@ -78,7 +78,7 @@ class CodecStage(Stage):
         self.unseen = clips(random.Random(1), 24, 33, held_out=True).to(machine.device)
         matrices = [m.weight for net in (self.vae.encoder.net, self.vae.decoder.net) for m in net.modules() if isinstance(m, nn.Conv2d)]
         loss = CodecLoss(self.vae).to(machine.device)
-        self.players = dict(codec=Player(loss, MuonAdamW(loss.parameters(), matrices, lr=lr)))
+        self.players = dict(codec=Player(loss, MuonAdamW(loss.parameters(), matrices, lr)))
     def report(self):
         out = self.vae.decode(self.vae.encode(self.unseen).latent_dist.mode()).sample
         return dict(psnr=round(psnr(out, self.unseen).item(), 2), psnr_first_frame=round(psnr(out[:, :, :1], self.unseen[:, :, :1]).item(), 2))
@@ -126,7 +126,7 @@ class ClassifierStage(Stage):
         self.films = torch.stack(films).to(machine.device)
         matrices = [m.weight for m in self.judge.modules() if isinstance(m, (nn.Conv2d, nn.Conv1d, nn.Linear)) and m.weight.shape[0] >= 64 and m.weight[0].numel() <= 1000]
         loss = ClassifierLoss(self.judge).to(machine.device)
-        self.players = dict(classifier=Player(loss, MuonAdamW(loss.parameters(), matrices, lr=lr, weight_decay=.01)))
+        self.players = dict(classifier=Player(loss, MuonAdamW(loss.parameters(), matrices, lr, weight_decay=.01)))
     def report(self): return {k: round(v.nanmean().item(), 3) for k, v in errors({k: v.cpu() for k, v in self.judge(self.films).items()}, self.truths).items()}
     def finish(self, folder): self.judge.save_pretrained(folder/"judge")
 
@@ -168,6 +168,7 @@ def start_toy(
     "Check everything before any time is spent"
     if size not in SIZES: raise ValueError(f"size is one of {', '.join(SIZES)}, got {size!r}")
     accelerator, machine = start_machine(device, compiles=compiles)
+    if machine.device.type == "cpu": keep_freed_memory()                     # as much as the matrix products, otherwise
     vae, judge = ToyVAE.from_pretrained(ASSETS/"toy"/"vae").float(), Judge.from_pretrained(ASSETS/"judge").float()
     models = Models(vae, load_text_encoder(ASSETS/"toy"/"text_encoder"), toy_tokenizer(), judge=judge).frozen(machine.device)
     data = LatentDataset(vae, models.tokenizer, folder=Path(folder)/"latents", rank=accelerator.process_index, world=machine.processes)
@@ -238,7 +239,10 @@ def make_control(run:ToyRun):
 
 # %% ../nbs/backstage/recipes.ipynb #641886ea
 def make_refit(run:ToyRun):
-    pass
+    "A decoder that forgives the teacher's errors"
+    if run.done("refit"): return
+    fill(run, 64)
+    run.train(RefitStage(run.models, run.data, run.machine, max(2, run.size.films//2)))
 
 def make_pipeline(run:ToyRun):
     "Teacher and the last student in one folder, in half precision; what they are worth; a card and contact sheets"

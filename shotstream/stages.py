@@ -7,11 +7,11 @@ __all__ = ['SIZES', 'LINEARS', 'Models', 'ToySize', 'for_device', 'channel_weigh
            'TeacherStage', 'load_transformer', 'load_text_encoder', 'encode_batch', 'validation_examples', 'validate',
            'generate_ode_pairs', 'save_whole', 'ode_pairs', 'OdePairs', 'OdeLoss', 'look_of', 'Screening', 'OdeStage',
            'copy_of', 'TrueHistory', 'OwnHistory', 'own_past', 'CriticLoss', 'StudentLoss', 'add_lora', 'lerp_weights',
-           'merged', 'SelfForcingStage']
+           'merged', 'SelfForcingStage', 'true_frames', 'DecoderLoss', 'FrameCriticLoss', 'RefitStage']
 
 # %% ../nbs/backstage/stages.ipynb #ca044f97
-import random, time
-from dataclasses import dataclass, field, replace
+import copy, random, time
+from dataclasses import dataclass, replace
 from pathlib import Path
 import torch
 import torch.nn.functional as F
@@ -20,20 +20,22 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from .codec import ToyVAE, psnr, to_uint8
+from .codec import ToyVAE, psnr, to_float, to_uint8
 from .core import FrameTable, first_shot_table, next_shot_table, stack_stories
 from .data import BUDGET, Batch, LatentDataset, collate, encode_ids, encode_story, needed_singles, next_shot_example
 from .facts import Examiner, token_grid
 from .flow import add_noise, to_x0
-from .metrics import errors, truth
+from .metrics import errors, flat_share, truth
 from .ode import ode_loss, trajectory
 from .optim import MuonAdamW
+from .refit import FrameCritic, RefitWeights, hinge_loss, make_wrong_latents, mix_latents, refit_loss
+from .render import render_frames
 from .rollout import own_context, rollout, student_loss
 from .story import contact_sheet
 from .student import student_sigmas
 from .teacher import TOY_TRAINING, TrainingOptions, drop, teacher_loss, teacher_velocity, toy_transformer, without_past
-from .text import compose_prompt, encode_captions, toy_text_encoder, toy_tokenizer
-from .train import Draw, Machine, Player, Stage, load_checkpoint, seed_of
+from .text import compose_prompt, encode_captions, toy_text_encoder
+from .train import Draw, Machine, Player, Stage, seed_of
 from .transformer import ShotTransformer
 from .world import draw_story
 
@@ -125,7 +127,7 @@ class NextShotLoss(TeacherLoss):
 def muon(loss:nn.Module, transformer, lr:float)->MuonAdamW:
     "Muon for the matrices of the blocks, AdamW for all other parameters of a loss"
     matrices = [p for name, p in transformer.named_parameters() if p.ndim == 2 and "blocks." in name]
-    return MuonAdamW(loss.parameters(), matrices, lr=lr, lr_adam=.4*lr, weight_decay=.01)
+    return MuonAdamW(loss.parameters(), matrices, lr, .4*lr, weight_decay=.01)
 
 class TeacherStage(Stage):
     "Single shots (`base`) or next shots (`teacher`); new stories are filmed all the while"
@@ -441,3 +443,56 @@ class SelfForcingStage(Stage):
         critic.save_pretrained(folder/"critic")
     def state_dict(self): return self.source.state_dict()
     def load_state_dict(self, state): self.source.load_state_dict(state)
+
+# %% ../nbs/backstage/stages.ipynb #6039059c
+def true_frames(data:LatentDataset, batch:Batch)->Tensor: # (b, 3, 4f-3, h, w) in [-1, 1]
+    "The renders behind the targets of a batch"
+    frames = 4*batch.target.shape[1] - 3
+    rows = batch.shots.repeat_interleave(frames)
+    story = torch.searchsorted(data.table.first_shot.cpu(), rows, right=True) - 1
+    when = torch.arange(frames).repeat(len(batch.shots))
+    film = render_frames(data.table, torch.stack([story, data.index["number"][rows], when], 1).to(data.device))
+    return to_float(film.unflatten(0, (-1, frames)))
+
+class DecoderLoss(nn.Module):
+    "Wrong latents, true frames: pixels, edges, the classifier's features, and a critic's verdict"
+    def __init__(self, vae, critic, models:Models, data:LatentDataset, films:int, weights:RefitWeights=RefitWeights()):
+        super().__init__()
+        self.vae, self.fixed, self.data, self.films, self.weights = vae, (critic, models), data, films, weights
+    def forward(self, draw):
+        critic, models = self.fixed
+        batch = self.data.batch(draw.cpu, self.films, 5)
+        video = true_frames(self.data, batch)
+        with torch.no_grad(): text = encode_batch(models.text_encoder, batch)
+        wrong = make_wrong_latents(models.teacher, batch.context, batch.target, batch.table, text, draw.cpu)
+        output = self.vae.decode(mix_latents(batch.target, wrong, draw.cpu).transpose(1, 2)).sample
+        self.made = video, output.detach()
+        return refit_loss(output.float(), video, models.judge, critic, self.weights)
+
+class FrameCriticLoss(nn.Module):
+    "True frames against those that the decoder has just made"
+    def __init__(self, critic, decoder:DecoderLoss):
+        super().__init__()
+        self.critic, self.fixed = critic, (decoder,)
+    def forward(self, draw):
+        video, output = self.fixed[0].made
+        return hinge_loss(self.critic(video), self.critic(output)), {}
+
+class RefitStage(Stage):
+    "A decoder that forgives the teacher's errors; the encoder stays, so all latents stay what they are"
+    name = "refit"
+    def __init__(self, models:Models, data:LatentDataset, machine:Machine, films:int=4, lr:float=3e-4):
+        self.vae = copy.deepcopy(models.vae).requires_grad_(False)
+        self.vae.decoder.requires_grad_(True)
+        critic = FrameCritic().to(machine.device)
+        decoder = DecoderLoss(self.vae, critic, models, data, films).to(machine.device)
+        self.examples, self.clean = (models, validation_examples(models, 16)), models.vae
+        optimizers = [torch.optim.AdamW(p, lr, betas=(.5, .99), weight_decay=0.) for p in (self.vae.decoder.parameters(), critic.parameters())]
+        self.players = dict(decoder=Player(decoder, optimizers[0], decay=.99), critic=Player(FrameCriticLoss(critic, decoder), optimizers[1], decay=.99))
+    def report(self):
+        models, (context, x0, table, prompts) = self.examples
+        text = encode_captions(prompts, models.tokenizer, models.text_encoder)
+        wrong = make_wrong_latents(models.teacher, context, x0, table, text, torch.Generator().manual_seed(0))
+        shares = {name: flat_share(to_uint8(self.vae.decode(z.transpose(1, 2)).sample)).mean().item() for name, z in (("wrong", wrong), ("clean", x0))}
+        return {f"flat_{k}": round(v, 4) for k, v in shares.items()}
+    def finish(self, folder): self.vae.save_pretrained(folder/"vae")

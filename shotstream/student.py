@@ -123,9 +123,9 @@ def open_shot(
 ):
     "A new shot begins: forget the old one, remember its context"
     memory.new_shot()
-    memory.coming = True
+    memory.expect(context=True)
     if len(past): remember(model, memory, context, past, text, phi)
-    memory.coming = False
+    memory.expect(context=False)
 
 # %% ../nbs/15_student.ipynb #83168b7a
 def film_chunks(

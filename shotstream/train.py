@@ -16,9 +16,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
-from .optim import keep_freed_memory
 from .video import write_whole
 
 # %% ../nbs/backstage/train.ipynb #672654a3
@@ -109,9 +108,7 @@ def start_machine(
     cuda = torch.cuda.is_available() if device is None else torch.device(device).type == "cuda"
     if cuda and not torch.cuda.is_available(): raise ValueError("this machine has no CUDA device: use device='cpu'")
     if precision not in (None, "bf16", "fp32"): raise ValueError(f"precision is 'bf16' or 'fp32', got {precision!r}")
-    if not cuda:
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
-        keep_freed_memory()                                  # pages that come and go cost as much as the products on them
+    if not cuda: torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     accelerator = Accelerator(cpu=not cuda, kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)])
     where = accelerator.device
     if precision is None: precision = "bf16" if bf16_is_faster(where) else "fp32"
@@ -237,6 +234,7 @@ class Trainer:
     def turn(self, i:int, name:str)->dict: # {metric: number tensor}
         "One optimizer step of one player"
         player, shown = self.stage.players[name], {}
+        player.optimizer.zero_grad(set_to_none=True)             # another player's loss may have left something here
         for m in range(self.accumulate):
             last = m == self.accumulate-1
             with nullcontext() if last else self.accelerator.no_sync(self.forward[name]), self.machine.autocast():

@@ -79,7 +79,8 @@ def test_flat_share_of_known_films():
 def test_flat_share_of_this_world(pipe):
     "Renders near .63, reconstructions near .57; measured on 48 unseen shots"
     films = torch.stack([render_shot(exam_story(i), SHOT, frames=range(0, 33, 4)) for i in range(8)])
-    with torch.no_grad(): coded = [decode_film(pipe.vae, pipe.vae.encode(to_float(render_shot(exam_story(i), SHOT))).latent_dist.mode().transpose(1, 2)) for i in range(8)]
+    with torch.no_grad(): coded = [decode_film(pipe.vae, pipe.vae.encode(to_float(render_shot(exam_story(i), SHOT))).latent_dist.mode().transpose(1, 2))
+                                   for i in range(8)]
     assert flat_share(films).mean().item() == pytest.approx(.623, abs=.05)
     assert .5 < flat_share(torch.cat(coded)).mean() < flat_share(films).mean()
 
@@ -175,7 +176,6 @@ def test_true_shot_is_what_the_cache_keeps(pipe):
 
 def the_truth(vae):
     "A film function that answers exam questions with the reconstruction of the true shots, whatever it is told"
-    stories = iter(range(10**6))
     def film(context, table, text, generator):
         if film.left == 0: film.first, film.left = film.next, 3                       # three histories of one batch
         film.left -= 1

@@ -9,7 +9,8 @@ from shotstream.codec import ToyVAE, VideoStream, to_float
 from shotstream.core import next_shot_table, stack_stories
 from shotstream.flow import add_noise
 from shotstream.metrics import Judge
-from shotstream.refit import (FrameCritic, Refit, RefitWeights, codec_hash, hinge_loss, judge_distance, make_wrong_latents, mix_latents, refit_loss,
+from shotstream.data import codec_hash
+from shotstream.refit import (FrameCritic, Refit, RefitWeights, hinge_loss, judge_distance, make_wrong_latents, mix_latents, refit_loss,
                               refit_step)
 from shotstream.transformer import ShotTransformer
 

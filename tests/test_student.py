@@ -1,24 +1,18 @@
 """The student, its stages and its memory, beyond what the lessons show."""
-import contextlib
 import itertools
-import random
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
-from shotstream import ShotStreamPipeline, distill
+from shotstream import ShotStreamPipeline
 from shotstream.bench import CAPTION, PROMPTS, cpu_suite, summary, time_shot
 from shotstream.cache import Memory, StaticMemory
-from shotstream.cli import main
 from shotstream.codec import to_uint8
 from shotstream.core import next_shot_table, sees_past, stack_stories
-from shotstream.data import LatentCache
-from shotstream.distill import add_lora, load_means, look_of, own_past
 from shotstream.ode import ode_loss
 from shotstream.pipeline import toy_student
-from shotstream.recipes import teacher_models, unshared
 from shotstream.rollout import rollout
+from shotstream.stages import add_lora, look_of, merged, own_past
 from shotstream.student import film_chunks, film_shot, open_shot, student_sigmas
 from shotstream.teacher import TOY_SAMPLING, TOY_TRAINING, toy_transformer
 from shotstream.transformer import ShotTransformer
@@ -87,12 +81,12 @@ def test_lora_can_be_taken_away(small):
     with torch.no_grad():
         for p in small.parameters():
             if p.requires_grad: p += .1*torch.randn_like(p)
-    merged = ShotTransformer(**SMALL)
-    load_means(merged, small.state_dict())
+    plain = ShotTransformer(**SMALL)
+    plain.load_state_dict(merged(small))
     after = small(x, None, text, table=table).sample
-    assert torch.allclose(merged(x, None, text, table=table).sample, after, atol=1e-5) and not torch.allclose(after, before, atol=1e-3)
-    untouched = {k for k, v in merged.state_dict().items() if torch.equal(v, weights[k])}
-    assert len(merged.state_dict()) - len(untouched) == 20
+    assert torch.allclose(plain(x, None, text, table=table).sample, after, atol=1e-5) and not torch.allclose(after, before, atol=1e-3)
+    untouched = {k for k, v in plain.state_dict().items() if torch.equal(v, weights[k])}
+    assert len(plain.state_dict()) - len(untouched) == 20
 
 
 def test_own_past_of_a_first_shot(pipe):
@@ -154,61 +148,6 @@ def test_bench_writes_what_it_says(pipe):
     result = cpu_suite(pipe, shots=16, latents=2, rounds=1, steps=2, progress=lambda *_: None)
     assert result["ratios"]["counted_frame_passes"] == 2*2*(6+2)/(6 + 4*2)     # the next context, four looks at one chunk of two
     assert result["long_story"]["same_counts"] and "FPS" in summary(result)
-
-
-def test_every_stage_trains(pipe, tmp_path, monkeypatch):
-    "Paths, regression, both rollouts: each runs a step or two and leaves weights that the next stage takes"
-    def few(vae, folder, shards=1):
-        cache = LatentCache(vae, folder, shard_size=6)
-        cache.add(0)
-        return cache
-    monkeypatch.setattr(distill, "some_latents", few)
-    monkeypatch.setattr(distill, "screening", lambda *args: None)
-    models = [m.requires_grad_(False) if isinstance(m, torch.nn.Module) else m for m in (pipe.teacher, pipe.text_encoder, pipe.tokenizer, pipe.vae)]
-    teacher = {k: v.clone() for k, v in pipe.teacher.state_dict().items()}
-    run = lambda what, *args, **kw: getattr(distill, what)(tmp_path/what, *args, minutes=.01, **kw)
-    run("film_paths", *models, tmp_path, n=2)
-    run("train_ode", tmp_path/"film_paths", *models)
-    pulls, path_loss = [], distill.path_loss
-    monkeypatch.setattr(distill, "path_loss", lambda *args: pulls.append(path_loss(*args)) or pulls[-1])
-    run("train_stage1", ode := load_file(tmp_path/"train_ode"/"ode.safetensors"), *models, None, tmp_path, n=2, critic_steps=1, paths=tmp_path/"film_paths")
-    assert pulls and not pulls.clear()                     # the paths' ends hold on, in both stages
-    run("train_stage2", one := load_file(tmp_path/"train_stage1"/"stage1.safetensors"), *models, None, n=2, shots=2, critic_steps=1, paths=tmp_path/"film_paths")
-    assert pulls
-    two = load_file(tmp_path/"train_stage2"/"stage2.safetensors")
-    for before, after in ((teacher, ode), (ode, one), (one, two)):
-        assert set(before) == set(after) and any(not torch.equal(before[k], after[k]) for k in before)
-    assert all(torch.equal(v, teacher[k]) for k, v in pipe.teacher.state_dict().items())       # the teacher only teaches
-
-
-def test_path_loss_takes_some_stories(pipe):
-    "Of a batch with one broken story, one at a time is whole or broken; all together are broken"
-    table = stack_stories(*[next_shot_table([0]*6, 3, 1)]*3)
-    states = torch.randn(3, 5, 3, 32, 8, 8, generator=torch.Generator().manual_seed(0))
-    states[2] = float("nan")
-    batch = dict(context=torch.zeros(3, 6, 32, 8, 8), states=states, text=torch.zeros(3, 2, 8, 96), **{f"table.{k}": v for k, v in vars(table).items()})
-    broken = lambda n: {distill.path_loss(pipe.transformer, [batch], random.Random(seed), contextlib.nullcontext, n).isnan().item() for seed in range(6)}
-    assert broken(1) == {True, False} and broken(3) == {True}
-    with pytest.raises(ValueError, match="shotstream train paths"): distill.load_paths("nowhere")
-
-
-def test_what_was_trained_here_can_film(pipe, tmp_path, monkeypatch, capsys):
-    "`train pipeline` takes the teacher with its words, and the last stage of the student, and says so; a stage without the one before says so"
-    monkeypatch.chdir(tmp_path)
-    both, stage1 = teacher_models(pipe.tokenizer), {k: 1.01*v for k, v in pipe.transformer.state_dict().items()}
-    for name, weights in (("teacher", unshared(both.state_dict())), ("ode", pipe.transformer.state_dict()), ("stage1", stage1)):
-        (tmp_path/"runs"/name).mkdir(parents=True)
-        save_file({k: v.contiguous() for k, v in weights.items()}, tmp_path/"runs"/name/f"{name}.safetensors")
-    main(["train", "pipeline"])
-    assert "teacher: yours; student: your stage1." in capsys.readouterr().out
-    mine = ShotStreamPipeline.from_pretrained("runs/pipeline")
-    for ours, theirs in ((mine.teacher, both.transformer.state_dict()), (mine.text_encoder, both.text_encoder.state_dict()), (mine.transformer, stage1)):
-        assert all(torch.equal(v, theirs[k]) for k, v in ours.state_dict().items())
-    for stage in ("ode", "stage1"): (tmp_path/"runs"/stage/f"{stage}.safetensors").unlink()
-    main(["train", "pipeline"])
-    assert "student: the package's" in (said := capsys.readouterr().out) and "never saw your teacher" in said
-    with pytest.raises(SystemExit): main(["train", "ode"])
-    assert "shotstream train paths" in capsys.readouterr().err
 
 
 def test_sigmas():

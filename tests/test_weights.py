@@ -77,10 +77,9 @@ def test_same_seed_same_film(pipe):
 
 def test_the_past_helps(pipe):
     "Loss on third shots: with their own past it is lower than with another story's"
-    from shotstream.recipes import TextAndVideo, validate, validation_batch
-    both = TextAndVideo(pipe.tokenizer)
-    both.transformer, both.text_encoder = pipe.teacher, pipe.text_encoder
-    loss = validate(both, pipe.tokenizer, validation_batch(pipe.vae))
+    from shotstream.stages import Models, validate, validation_examples
+    models = Models(pipe.vae, pipe.text_encoder, pipe.tokenizer)
+    loss = validate(pipe.teacher, pipe.text_encoder, models, validation_examples(models, 24), past=True)
     assert loss["own_past"] < loss["no_past"] and loss["own_past"] < loss["other_past"]
 
 
