@@ -24,19 +24,24 @@ class FrameTable:
 
     def __post_init__(self):
         shapes = {f.name: tuple(getattr(self, f.name).shape) for f in fields(self)}
-        if len(set(shapes.values())) > 1 or self.shot.ndim != 2: raise ValueError(f"every column of a frame table has one shape (b, f), got {shapes}")
+        if len(set(shapes.values())) > 1 or self.shot.ndim != 2:
+            raise ValueError(f"every column of a frame table has one shape (b, f), got {shapes}")
 
     @property
     def shape(self): return self.shot.shape
     def __len__(self): return self.shot.shape[1]
-    def __eq__(self, other): return isinstance(other, FrameTable) and all(torch.equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+    def __eq__(self, other):
+        columns = [f.name for f in fields(self)]
+        return isinstance(other, FrameTable) and all(torch.equal(getattr(self, c), getattr(other, c)) for c in columns)
     def __getitem__(self, frames):
         "Some of the frames: `table[:6]`, `table[[0, 3]]`, `table[-1]`"
-        if isinstance(frames, int): frames = slice(frames, frames+1 or None)      # a view; a list of numbers would have to travel to a GPU
+        # a view; a list of numbers would have to travel to a GPU
+        if isinstance(frames, int): frames = slice(frames, frames+1 or None)
         return FrameTable(**{f.name: getattr(self, f.name)[:, frames] for f in fields(self)})
     def to(self, device):
         if device is None: return self                   # offloading hooks that do not care ask so
-        there = torch.device(device).type != "cpu"       # nobody waits on the way there; on the way back the values must have arrived
+        # nobody waits on the way there; on the way back the values must have arrived
+        there = torch.device(device).type != "cpu"
         return FrameTable(**{f.name: getattr(self, f.name).to(device, non_blocking=there) for f in fields(self)})
     def at(self, sigma, everywhere=False):
         "The same table with the target (or `everywhere`) at noise level `sigma`: a number, (b,) or (b, f)"
@@ -47,7 +52,8 @@ class FrameTable:
     def __repr__(self):
         names = [f.name for f in fields(self)]
         rows = zip(*(getattr(self, n)[0].tolist() for n in names))
-        show = lambda v: "context" if v is False else "target" if v is True else f"{v:.2f}" if isinstance(v, float) else str(v)
+        roles = {False: "context", True: "target"}
+        show = lambda v: roles[v] if isinstance(v, bool) else f"{v:.2f}" if isinstance(v, float) else str(v)
         lines = ["  ".join(f"{n:>8}" for n in names)] + ["  ".join(f"{show(v):>8}" for v in row) for row in rows]
         return "\n".join(lines + ([f"... and {len(self.shot)-1} more in this batch"] if len(self.shot) > 1 else []))
 
@@ -64,12 +70,16 @@ def next_shot_table(
     "`[context | target]`: clean frames of earlier shots, then the shot to be made (§4.1, eq. 3)"
     c = len(context_shots)
     captions = [*context_shots, shot] if captions is None else list(captions)
-    if len(captions) != c+1: raise ValueError(f"{c} context frames and a target need {c+1} captions, got {len(captions)}")
-    if latents < 1 or chunk < 1: raise ValueError(f"a shot has at least one latent frame, and so has a chunk; got latents={latents}, chunk={chunk}")
+    if len(captions) != c+1:
+        raise ValueError(f"{c} context frames and a target need {c+1} captions, got {len(captions)}")
+    if latents < 1 or chunk < 1:
+        raise ValueError(
+            f"a shot has at least one latent frame, and so has a chunk; got latents={latents}, chunk={chunk}")
     row = lambda context, target: torch.tensor([[*context, *target]], device=device)
     return FrameTable(shot=row(context_shots, [shot]*latents).long(), position=row(range(c+latents), []).long(),
-                      caption=row(captions[:c], [captions[c]]*latents).long(), sigma=row([0.]*c, [sigma]*latents).float(),
-                      target=row([False]*c, [True]*latents).bool(), chunk=row([-1]*c, [i//chunk for i in range(latents)]).long())
+                      caption=row(captions[:c], [captions[c]]*latents).long(),
+                      sigma=row([0.]*c, [sigma]*latents).float(), target=row([False]*c, [True]*latents).bool(),
+                      chunk=row([-1]*c, [i//chunk for i in range(latents)]).long())
 
 # %% ../nbs/09_core.ipynb #1d3d909a
 def first_shot_table(
@@ -85,7 +95,8 @@ def concat_frames(
     *tables, # `FrameTable`s of the same batch
 )->FrameTable:
     "Lay tables end to end along the frame axis"
-    if len({len(t.shot) for t in tables}) > 1: raise ValueError(f"tables of different batches do not line up: {[len(t.shot) for t in tables]} stories")
+    if len({len(t.shot) for t in tables}) > 1:
+        raise ValueError(f"tables of different batches do not line up: {[len(t.shot) for t in tables]} stories")
     return FrameTable(**{f.name: torch.cat([getattr(t, f.name) for t in tables], 1) for f in fields(FrameTable)})
 
 # %% ../nbs/09_core.ipynb #e4278d77
@@ -93,7 +104,8 @@ def stack_stories(
     *tables, # `FrameTable`s with the same number of frames
 )->FrameTable:
     "Make a batch"
-    if len({len(t) for t in tables}) > 1: raise ValueError(f"a batch needs stories of equal length, got {[len(t) for t in tables]} frames")
+    if len({len(t) for t in tables}) > 1:
+        raise ValueError(f"a batch needs stories of equal length, got {[len(t) for t in tables]} frames")
     return FrameTable(**{f.name: torch.cat([getattr(t, f.name) for t in tables], 0) for f in fields(FrameTable)})
 
 # %% ../nbs/09_core.ipynb #c2f93a14
@@ -126,7 +138,7 @@ def sees_past(
     past = local & (age >= 0)
     if window is not None:
         mates = one_shot(q, q) & (q.chunk[:, :, None] == q.chunk[:, None])
-        end = torch.where(mates, q.position[:, None], -1).amax(-1, keepdim=True)           # last frame of the asking chunk
+        end = torch.where(mates, q.position[:, None], -1).amax(-1, keepdim=True)  # last frame of the asking chunk
         opening = local & (k.chunk[:, None] == 0)
         start = torch.where(opening, k.position[:, None], 10**9).amin(-1, keepdim=True)    # first frame of the shot
         sinks = opening.any(-1, keepdim=True) & (k.position[:, None] < start + sink)

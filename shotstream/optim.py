@@ -44,9 +44,10 @@ def muon_groups(
 class MuonAdamW(torch.optim.Optimizer):
     """Muon for groups with `use_muon=True`, AdamW for the others. Convolutions are flattened to matrices.
 
-    Give all parameters and say which of them are `matrices`, or give groups. Parameters without a gradient are left alone.
-    Sharded parameters (FSDP2's DTensor) are refused: an orthogonal update needs the whole matrix."""
-    LARGEST = 2**27    # Numbers in a stack: larger ones are stepped in pieces, so that 1.3B needs no second copy of itself
+    Give all parameters and say which of them are `matrices`, or give groups. Parameters without a gradient are left
+    alone. Sharded parameters (FSDP2's DTensor) are refused: an orthogonal update needs the whole matrix."""
+    # Numbers in a stack: larger ones are stepped in pieces, so that 1.3B needs no second copy of itself
+    LARGEST = 2**27
 
     def __init__(self,
         params,                     # Parameters; or groups, whose `use_muon` says who steps them
@@ -61,7 +62,8 @@ class MuonAdamW(torch.optim.Optimizer):
         ns_dtype=None,              # See `newton_schulz`; not part of the state, so a checkpoint moves between machines
     ):
         self.ns_dtype = ns_dtype
-        self._adamw = torch.optim.AdamW([torch.zeros(())], lr=lr_adam or lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
+        self._adamw = torch.optim.AdamW([torch.zeros(())], lr=lr_adam or lr, betas=betas, eps=eps,
+                                        weight_decay=weight_decay, fused=True)
         if matrices: params = muon_groups(params, matrices, lr, lr_adam)
         super().__init__(params, dict(self._adamw.defaults, use_muon=False, momentum=momentum, ns_steps=ns_steps))
 
@@ -70,15 +72,18 @@ class MuonAdamW(torch.optim.Optimizer):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         for p in group["params"] if group["use_muon"] else ():
-            if p.ndim < 2: raise ValueError(f"Muon steps matrices: put the parameter of shape {tuple(p.shape)} into a group with use_muon=False")
-            if hasattr(p, "device_mesh"): raise ValueError("Muon needs whole matrices: use AdamW (use_muon=False) for sharded parameters")
+            if p.ndim < 2:
+                raise ValueError(
+                    f"Muon steps matrices: put the parameter of shape {tuple(p.shape)} where use_muon=False")
+            if hasattr(p, "device_mesh"):
+                raise ValueError("Muon needs whole matrices: use AdamW (use_muon=False) for sharded parameters")
 
     @torch.no_grad()
     def step(self, closure=None):
         "One step of both"
         with torch.enable_grad(): loss = None if closure is None else closure()
-        self._adamw.param_groups = [g for g in self.param_groups if not g["use_muon"]]    # the same objects: schedulers and
-        self._adamw.state = self.state                                                    # state dicts see one optimizer
+        # the same objects: schedulers and state dicts see one optimizer
+        self._adamw.param_groups, self._adamw.state = [g for g in self.param_groups if not g["use_muon"]], self.state
         self._adamw.step()
         for group in self.param_groups:
             if group["use_muon"]: self._muon_step(group)
@@ -106,7 +111,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
 # %% ../nbs/backstage/optim.ipynb #fa19eeb1
 def keep_freed_memory()->bool: # Was it possible? Only glibc (Linux) can
-    "Let freed CPU memory stay with this process: no page is asked for twice. For training, where every step needs the same again"
+    "Let freed CPU memory stay with this process, for training, where every step needs the same again"
     if not sys.platform.startswith("linux"): return False
     try: mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError): return False

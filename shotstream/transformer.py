@@ -29,7 +29,7 @@ def patchify(
     x:Tensor,   # (b, c, f, h, w) latents
 )->Tensor:      # (b, f, rows, columns, d) one token per patch
     "Cut every frame into patches and give each patch d features"
-    return embed(x).permute(0, 2, 3, 4, 1).contiguous()              # a token's features side by side, for all the norms to come
+    return embed(x).permute(0, 2, 3, 4, 1).contiguous()  # a token's features side by side, for all the norms to come
 
 def unpatchify(
     x:Tensor,   # (b, f, rows, columns, ph*pw*c) what the model says about each patch
@@ -49,9 +49,11 @@ def frame_times(
     if timestep is None: return table.sigma*1000
     if timestep.ndim < 2: return timestep.reshape(-1, 1).expand(table.shape)
     if timestep.shape == table.shape: return timestep
-    if timestep.shape != (len(table.shot), len(table)*n): raise ValueError(f"timestep has shape {tuple(timestep.shape)}, it is (b,), (b, f) or (b, tokens)")
+    if timestep.shape != (len(table.shot), len(table)*n):
+        raise ValueError(f"timestep has shape {tuple(timestep.shape)}, it is (b,), (b, f) or (b, tokens)")
     per_frame = timestep.unflatten(1, (-1, n))
-    if (per_frame != per_frame[..., :1]).any(): raise ValueError("tokens of one frame have different times; a frame has one noise level")
+    if (per_frame != per_frame[..., :1]).any():
+        raise ValueError("tokens of one frame have different times; a frame has one noise level")
     return per_frame[..., 0]
 
 # %% ../nbs/10_transformer.ipynb #7c211e59
@@ -77,11 +79,12 @@ def modulate(
 def attend(
     q:Tensor, k:Tensor, v:Tensor, # (b, heads, tokens, d/heads)
     mask:Tensor|None=None,        # (b, 1, asking, answering) bool
-    backend=None,                 # One of diffusers' attention backends, see `set_attention_backend`; `None`: the active one
+    backend=None,  # One of diffusers' attention backends, see `set_attention_backend`; `None`: the active one
 )->Tensor:                        # Like `q`
     "Every token takes the mean of `v`, weighted by how well its `q` fits each `k`"
     if q.device.type != "cpu" or backend is not None:
-        return dispatch_attention_fn(*(z.transpose(1, 2) for z in (q, k, v)), attn_mask=mask, backend=backend).transpose(1, 2)
+        q, k, v = (z.transpose(1, 2) for z in (q, k, v))
+        return dispatch_attention_fn(q, k, v, attn_mask=mask, backend=backend).transpose(1, 2)
     if q.dtype == torch.bfloat16 and torch.is_grad_enabled():     # backwards, the fused kernel is slower than this
         fit = q*q.shape[-1]**-.5 @ k.transpose(-1, -2)
         return (fit if mask is None else fit.masked_fill(~mask, -torch.inf)).softmax(-1).type_as(v) @ v
@@ -95,7 +98,8 @@ def attention_backend(
     name:str|None=None, # One of `BACKENDS`; `None`: PyTorch chooses
 ): # A context
     "All attention by one kernel"
-    if name is not None and name not in BACKENDS: raise ValueError(f"unknown attention backend {name!r}; use one of {', '.join(BACKENDS)}")
+    if name is not None and name not in BACKENDS:
+        raise ValueError(f"unknown attention backend {name!r}; use one of {', '.join(BACKENDS)}")
     return nullcontext() if name is None else sdpa_kernel(BACKENDS[name])
 
 # %% ../nbs/10_transformer.ipynb #ebabc03b
@@ -173,7 +177,7 @@ def cross_attention(
 
 # %% ../nbs/10_transformer.ipynb #d3a1c0e2
 class ShotAttnProcessor:
-    "diffusers' way to exchange attention: `attn1` with rotary phases and a cache, `attn2` with a caption for every frame"
+    "diffusers' way to exchange attention: `attn1` with rotary phases and a cache, `attn2` with a caption per frame"
     _attention_backend = None          # set by `set_attention_backend`
 
     def __call__(self,
@@ -185,8 +189,9 @@ class ShotAttnProcessor:
         **memory,                      # See `self_attention`
     )->Tensor:                         # (b, f, n, d)
         "Self-attention without captions, cross-attention with them"
-        if encoder_hidden_states is None: return self_attention(attn, hidden_states, rotary_emb, attention_mask, **memory)
-        return cross_attention(attn, hidden_states, encoder_hidden_states, caption)
+        if encoder_hidden_states is not None:
+            return cross_attention(attn, hidden_states, encoder_hidden_states, caption)
+        return self_attention(attn, hidden_states, rotary_emb, attention_mask, **memory)
 
 # %% ../nbs/10_transformer.ipynb #09805c75
 def block_forward(
@@ -198,7 +203,8 @@ def block_forward(
     angles, mask=None, look=None, key_angles=None, watch=None, # See `self_attention`
 )->Tensor:          # Like `x`, with as many frames as `caption`
     "Look around, read, think: each behind a norm, the first and last gated by time"
-    shift, scale, gate, shift2, scale2, gate2 = (block.scale_shift_table + time.float()).unsqueeze(-2).unbind(2)   # b f 1 d
+    # b f 1 d
+    shift, scale, gate, shift2, scale2, gate2 = (block.scale_shift_table + time.float()).unsqueeze(-2).unbind(2)
     context = x.shape[1] - caption.shape[1]
     seen = block.attn1(modulate(block.norm1(x.float()), shift, scale).type_as(x), None, mask, angles,
                        look=look, key_angles=key_angles, watch=watch, num_context=context)
@@ -245,7 +251,8 @@ class ShotBlock(WanTransformerBlock):
         "Answer, remember or read"
         if hidden_states is None: return caption_keys(self.attn2, encoder_hidden_states)
         if not answer: return block_remember(self, hidden_states, temb, rotary_emb, look, key_angles)
-        return self.compute(self, hidden_states, encoder_hidden_states, temb, caption, rotary_emb, mask, look, key_angles, watch)
+        return self.compute(self, hidden_states, encoder_hidden_states, temb, caption, rotary_emb, mask, look,
+                            key_angles, watch)
 
 # %% ../nbs/10_transformer.ipynb #5fbb4e0e
 class Looking:
@@ -256,11 +263,13 @@ class Looking:
 
 # %% ../nbs/10_transformer.ipynb #6b37a1c8
 class ShotTransformer(WanTransformer3DModel):
-    """Wan's video transformer, reading a frame table. Same state dict as `WanTransformer3DModel`, and same output when no table is given.
+    """Wan's video transformer, reading a frame table. Same state dict as `WanTransformer3DModel`, and same output when
+    no table is given.
 
-    With a table, each latent frame has its own noise level, caption and clock (`shot`), and sees the frames that `visible` allows (§4.1, §4.2).
-    With a cache, it also sees what was remembered of earlier frames (§4.2).
-    Blocks and attention are called as modules: hooks, offloading, layerwise casting, checkpointing and regional compilation work as in diffusers."""
+    With a table, each latent frame has its own noise level, caption and clock (`shot`), and sees the frames that
+    `visible` allows (§4.1, §4.2). With a cache, it also sees what was remembered of earlier frames (§4.2).
+    Blocks and attention are called as modules: hooks, offloading, layerwise casting, checkpointing and regional
+    compilation work as in diffusers."""
     attention = None                               # One of `BACKENDS`; `None`: PyTorch chooses
     _no_split_modules = _repeated_blocks = ["ShotBlock"]
     _cp_plan = None                                # see `enable_parallelism`
@@ -268,43 +277,45 @@ class ShotTransformer(WanTransformer3DModel):
     @register_to_config
     @delegates(WanTransformer3DModel.__init__)
     def __init__(self, *,
-        prediction_type:str="flow_prediction", # What the last layer says: "flow_prediction", the velocity (Wan); "v_prediction": see `from_v_prediction`
+        prediction_type:str="flow_prediction", # The velocity; or "v_prediction", see `from_v_prediction`
         **kwargs,
     ):
         if prediction_type not in ("flow_prediction", "v_prediction"):
             raise ValueError(f"unknown prediction_type {prediction_type!r}; use 'flow_prediction' or 'v_prediction'")
         super().__init__(**kwargs)
-        for block in self.blocks:                  # as Wan's constructor made them, random numbers included; only the way through is ours
+        # as Wan's constructor made them, random numbers included; only the way through is ours
+        for block in self.blocks:
             block.__class__ = ShotBlock
             block.exchange_attention()
 
     def forward(self,
-        hidden_states:Tensor|None,     # (b, c, f, h, w) latents: clean context and noisy target; `None`: captions are read, see `read`
-        timestep:Tensor|None=None,     # (b,), (b, f) or (b, tokens) in [0, 1000]; by default 1000 times the table's sigma
+        hidden_states:Tensor|None,     # (b, c, f, h, w) latents: clean context and noisy target; `None`: see `read`
+        timestep:Tensor|None=None,     # (b,), (b, f) or (b, tokens) in [0, 1000]; else 1000 times the table's sigma
         encoder_hidden_states=None,    # (b, l, d) one caption, (b, s, l, d) one per shot, or what `read` made of them
         encoder_hidden_states_image=None,
         return_dict:bool=True, attention_kwargs=None,
         table:FrameTable|None=None,    # (b, f) one row per latent frame; `None` is plain Wan
-        visible:Tensor|None=None,      # (b, f, f) bool, who looks at whom, at least one each; `None`: everybody at everybody
+        visible:Tensor|None=None,      # (b, f, f) bool, who looks at whom, at least one each; `None`: all at all
         phi:float=1/6,                 # Phase jump of the clocks at a cut
         cache=None,                    # A `Memory`: frames of earlier passes that these frames see
         answer:bool=True,              # Without: only fill the cache
-        num_context:int=0,             # So many frames at the front are only read: they have no output, and the last block saves the work
+        num_context:int=0,             # So many frames at the front have no output: the last block saves the work
     ): # `.sample`: (b, c, f - num_context, h, w) velocity; `None` if nobody wants an answer
         "Velocity of every latent"
         if hidden_states is None: return self.read_captions(encoder_hidden_states)
         self.refuse(encoder_hidden_states_image, attention_kwargs, cache, visible)
         table, text = self.check(hidden_states, encoder_hidden_states, table, num_context)
-        x = patchify(self.patch_embedding, hidden_states.to(self.patch_embedding.weight.dtype))      # b f rows columns d
+        x = patchify(self.patch_embedding, hidden_states.to(self.patch_embedding.weight.dtype))  # b f rows columns d
         rows, columns = x.shape[2:4]
         t = frame_times(timestep, table, rows*columns)
         temb, time = embed_times(self.condition_embedder, t, x.dtype)
         angles, key_angles = self.clocks(table, cache, rows, columns, phi)
         with attention_backend(self.attention):
-            x = self.through_blocks(x.flatten(2, 3), text, time, table.caption, angles, token_mask(visible, rows*columns),
-                                    cache, key_angles, answer, num_context)
+            x = self.through_blocks(x.flatten(2, 3), text, time, table.caption, angles,
+                                    token_mask(visible, rows*columns), cache, key_angles, answer, num_context)
         if x is None: return None
-        if num_context: hidden_states, temb, t = hidden_states[:, :, num_context:], temb[:, num_context:], t[:, num_context:]
+        if num_context:
+            hidden_states, temb, t = hidden_states[:, :, num_context:], temb[:, num_context:], t[:, num_context:]
         shift, scale = (self.scale_shift_table + temb[:, :, None]).unsqueeze(-2).unbind(2)     # b f 1 d
         x = self.proj_out(modulate(self.norm_out(x.float()), shift, scale).type_as(x))
         x = unpatchify(x.unflatten(2, (rows, columns)), self.config.patch_size)
@@ -339,7 +350,8 @@ class ShotTransformer(WanTransformer3DModel):
         text:Tensor, # (b, s, l, d) captions
     )->list:         # For every block: (b, s, l, d) keys and values
         "Read captions once; `forward` takes the result in their place"
-        return self(None, encoder_hidden_states=text)      # a call of the model: offloading brings the weights here for it too
+        # a call of the model: offloading brings the weights here for it too
+        return self(None, encoder_hidden_states=text)
 
     def read_captions(self, text:Tensor)->list:
         "What `read` does, inside the model's call"
@@ -347,7 +359,7 @@ class ShotTransformer(WanTransformer3DModel):
         return [block(None, text) for block in self.blocks]
 
     def compile_blocks(self, **options)->"ShotTransformer":
-        "What happens inside a block, compiled once for all blocks and outside of their hooks; `options` as in `torch.compile`"
+        "What happens inside a block, compiled once for all and outside of hooks; `options` as in `torch.compile`"
         compute = torch.compile(block_forward, **options)
         for block in self.blocks: block.compute = compute
         return self
@@ -361,38 +373,51 @@ class ShotTransformer(WanTransformer3DModel):
         pt, ph, pw = self.config.patch_size
         if pt != 1: raise ValueError("a latent frame must be one row: patch_size[0] must be 1")
         if h % ph or w % pw: raise ValueError(f"latents of {h} x {w} cannot be cut into patches of {ph} x {pw}")
-        if not 0 <= num_context < f: raise ValueError(f"{f} frames, num_context={num_context}: at least one frame must have an output")
+        if not 0 <= num_context < f:
+            raise ValueError(f"{f} frames, num_context={num_context}: at least one frame must have an output")
         if text is None: raise ValueError("encoder_hidden_states: give a caption; zeros say nothing")
-        if torch.is_tensor(text): text = [self.condition_embedder.text_embedder(text[:, None] if text.ndim == 3 else text)]*len(self.blocks)
+        if torch.is_tensor(text):
+            text = self.condition_embedder.text_embedder(text[:, None] if text.ndim == 3 else text)
+            text = [text]*len(self.blocks)
         stories, captions = (text[0] if torch.is_tensor(text[0]) else text[0][0]).shape[:2]
         if stories != b: raise ValueError(f"captions for {stories} stories, latents of {b}")
         if table is None: table = single_shot_table(b, f, device=latents.device)
-        if table.shape != (b, f): raise ValueError(f"the frame table has shape {tuple(table.shape)}, the latents are {b} stories of {f} frames")
-        if table.caption.device.type == "cpu" and table.caption.max() >= captions:     # on a GPU, looking would mean waiting
-            raise ValueError(f"a frame reads caption {int(table.caption.max())}, there are {captions} (numbered from 0)")
+        if table.shape != (b, f):
+            raise ValueError(
+                f"the frame table has shape {tuple(table.shape)}, the latents are {b} stories of {f} frames")
+        # on a GPU, looking would mean waiting
+        if table.caption.device.type == "cpu" and table.caption.max() >= captions:
+            raise ValueError(
+                f"a frame reads caption {int(table.caption.max())}, there are {captions} (numbered from 0)")
         return table, text
 
     def refuse(self, image, attention_kwargs, cache, visible):
         "Arguments of Wan's forward, and pairs of ours, that mean nothing here"
-        if image is not None: raise ValueError("image conditioning is not part of ShotStream: leave encoder_hidden_states_image empty")
-        if attention_kwargs: raise ValueError("attention_kwargs are not used here; set_adapters() sets the strength of a LoRA")
+        if image is not None:
+            raise ValueError("image conditioning is not part of ShotStream: leave encoder_hidden_states_image empty")
+        if attention_kwargs:
+            raise ValueError("attention_kwargs are not used here; set_adapters() sets the strength of a LoRA")
         if cache is not None and visible is not None:
             raise ValueError("with a cache, what is visible is what the cache holds: leave `visible` empty")
 
     def set_attn_processor(self, processor):
         "As in diffusers, for processors that know frames"
         for p in processor.values() if isinstance(processor, dict) else [processor]:
-            if not isinstance(p, ShotAttnProcessor): raise ValueError(f"{type(p).__name__} does not know frames: derive it from ShotAttnProcessor")
+            if not isinstance(p, ShotAttnProcessor):
+                raise ValueError(f"{type(p).__name__} does not know frames: derive it from ShotAttnProcessor")
         super().set_attn_processor(processor)
 
     def enable_parallelism(self, **kwargs):
         "Not here"
-        raise NotImplementedError("frames of a table are not split between devices: give every device its own stories instead")
+        raise NotImplementedError(
+            "frames of a table are not split between devices: give every device its own stories instead")
 
     def enable_cache(self, config):
         "Not here"
-        raise NotImplementedError("diffusers' caches skip steps of plain denoising: a ShotTransformer has `cache`, a `Memory`, instead")
+        raise NotImplementedError(
+            "diffusers' caches skip steps of plain denoising: a ShotTransformer has `cache`, a `Memory`, instead")
 
     def fuse_qkv_projections(self):
         "Not here"
-        raise NotImplementedError("queries, keys and values are computed apart, because a memory needs keys and values without queries")
+        raise NotImplementedError(
+            "queries, keys and values are computed apart, because a memory needs keys and values without queries")

@@ -8,13 +8,15 @@ import torch
 from accelerate import cpu_offload
 from diffusers import WanTransformer3DModel
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
-from diffusers.models.transformers.transformer_wan import WanAttnProcessor
+from diffusers.models.transformers.transformer_wan import WanAttnProcessor, WanTransformerBlock
 
 from shotstream.cache import Memory, StaticMemory
 from shotstream.core import next_shot_table, sees_all, sees_past, stack_stories
-from shotstream.transformer import ShotAttnProcessor, ShotBlock, ShotTransformer, attend, cross_attention, patchify, unpatchify
+from shotstream.transformer import (ShotAttnProcessor, ShotBlock, ShotTransformer, attend, cross_attention, patchify,
+                                    unpatchify)
 
-CONFIG = dict(num_attention_heads=3, attention_head_dim=16, in_channels=5, out_channels=5, text_dim=20, freq_dim=32, ffn_dim=40, num_layers=2)
+CONFIG = dict(num_attention_heads=3, attention_head_dim=16, in_channels=5, out_channels=5, text_dim=20, freq_dim=32,
+              ffn_dim=40, num_layers=2)
 B, F, H, W, L = 2, 9, 4, 6, 7   # stories, frames, latent height and width, words per caption
 
 
@@ -44,7 +46,8 @@ def models(): return pair()
 def inputs(models):
     "Latents, three captions per story, and a table: one story with three shots, one with two"
     torch.manual_seed(1)
-    table = stack_stories(next_shot_table([0, 0, 1, 1], 5, shot=2, sigma=.7), next_shot_table([0]*4, 5, shot=1, sigma=.3))
+    table = stack_stories(next_shot_table([0, 0, 1, 1], 5, shot=2, sigma=.7),
+                          next_shot_table([0]*4, 5, shot=1, sigma=.3))
     return torch.randn(B, 5, F, H, W), torch.randn(B, 3, L, 20), table
 
 
@@ -52,7 +55,8 @@ def inputs(models):
 def test_equals_wan(patch, inputs):
     wan, ours = pair(patch_size=patch)
     x, text, _ = inputs
-    for t in (torch.tensor([300., 700.]), torch.tensor([0., 1000.])): close(ours(x, t, text[:, 0]).sample, wan(x, t, text[:, 0]).sample)
+    for t in (torch.tensor([300., 700.]), torch.tensor([0., 1000.])):
+        close(ours(x, t, text[:, 0]).sample, wan(x, t, text[:, 0]).sample)
     per_frame = torch.rand(B, F)*1000
     per_token = per_frame.repeat_interleave(H*W//(patch[1]*patch[2]), 1)
     expected = wan(x, per_token, text[:, 0]).sample
@@ -92,7 +96,8 @@ def test_patches_there_and_back(patch):
     x = torch.randn(B, 3, F, 8, 12)
     size = 3*patch[1]*patch[2]
     embed = torch.nn.Conv3d(3, size, patch, patch, bias=False)
-    embed.weight.data = torch.eye(size).view(patch[1], patch[2], 3, size).permute(3, 2, 0, 1)[:, :, None]   # keeps the pixels as they are
+    # keeps the pixels as they are
+    embed.weight.data = torch.eye(size).view(patch[1], patch[2], 3, size).permute(3, 2, 0, 1)[:, :, None]
     close(unpatchify(patchify(embed, x), patch), x)
 
 
@@ -111,7 +116,8 @@ def test_time_comes_from_the_table(models, inputs):
     x, text, table = inputs
     out = ours(x, None, text, table=table).sample
     close(ours(x, table.sigma*1000, text, table=table).sample, out)
-    assert differs(ours(x, torch.tensor([700., 300.]), text, table=table).sample[:, :, :4], out[:, :, :4])   # one time for all is not the same
+    # one time for all is not the same
+    assert differs(ours(x, torch.tensor([700., 300.]), text, table=table).sample[:, :, :4], out[:, :, :4])
     assert differs(ours(x, None, text, table=table.at(.5)).sample, out)
 
 
@@ -126,7 +132,8 @@ def moved_by(model, x, text, table, visible):
     return torch.stack(columns, 1)
 
 
-@pytest.mark.parametrize("shots, latents, window, sink", [([0, 0, 1, 1], 5, None, 0), ([], 7, None, 0), ([0, 1], 7, 2, 0), ([0], 6, 1, 1)])
+@pytest.mark.parametrize("shots, latents, window, sink", [([0, 0, 1, 1], 5, None, 0), ([], 7, None, 0),
+                                                          ([0, 1], 7, 2, 0), ([0], 6, 1, 1)])
 def test_mask_keeps_its_promise(models, shots, latents, window, sink):
     _, ours = models
     torch.manual_seed(2)
@@ -137,7 +144,8 @@ def test_mask_keeps_its_promise(models, shots, latents, window, sink):
     assert torch.equal(moved_by(ours, x, text, table, visible), looks @ looks > 0)      # two blocks, two looks
     if window is None: assert torch.equal(looks @ looks > 0, visible[0])
     assert moved_by(ours, x, text, table, None).all()
-    close(ours(x, None, text, table=table, visible=sees_all(table, table)).sample, ours(x, None, text, table=table).sample)
+    everybody = sees_all(table, table)
+    close(ours(x, None, text, table=table, visible=everybody).sample, ours(x, None, text, table=table).sample)
 
 
 def test_context_can_be_computed_first(models, inputs):
@@ -151,7 +159,8 @@ def test_captions_are_routed_by_frame(models, inputs):
     wan, ours = models
     _, text, table = inputs
     attn, x, words = wan.blocks[0].attn2, torch.randn(B, F, 6, 48), wan.condition_embedder.text_embedder(text)
-    expected = torch.stack([torch.stack([attn(x[i, j][None], words[i, table.caption[i, j]][None])[0] for j in range(F)]) for i in range(B)])
+    read = lambda i, j: attn(x[i, j][None], words[i, table.caption[i, j]][None])[0]
+    expected = torch.stack([torch.stack([read(i, j) for j in range(F)]) for i in range(B)])
     close(cross_attention(attn, x, words, table.caption), expected)
 
 
@@ -162,7 +171,7 @@ def test_caption_numbers_are_only_addresses(models, inputs):
     close(ours(x, None, text[:, order], table=replace(table, caption=order.argsort()[table.caption])).sample, out)
     assert differs(ours(x, None, text[:, order], table=table).sample, out)
     unread = text.clone()
-    unread[1, 2] += 1                                                                   # the second story has no third shot
+    unread[1, 2] += 1  # the second story has no third shot
     close(ours(x, None, unread, table=table).sample, out)
 
 
@@ -192,14 +201,19 @@ def test_gradient_checkpointing_changes_nothing(inputs):
 
 
 @pytest.mark.parametrize("change, says", [
-    (dict(table=next_shot_table([0], 8, 1)), "frame table has shape (1, 9)"), (dict(encoder_hidden_states=torch.zeros(1, 3, L, 20)), "captions for 1 stories"),
-    (dict(encoder_hidden_states=torch.zeros(B, 2, L, 20)), "reads caption 2"), (dict(encoder_hidden_states=None), "give a caption"),
-    (dict(hidden_states=torch.zeros(B, 5, F, 3, W)), "cannot be cut"), (dict(timestep=torch.zeros(B, 4)), "timestep has shape (2, 4)"),
-    (dict(timestep=torch.arange(B*F*6.).view(B, F*6)), "different times"), (dict(encoder_hidden_states_image=torch.zeros(1)), "image conditioning"),
+    (dict(table=next_shot_table([0], 8, 1)), "frame table has shape (1, 9)"),
+    (dict(encoder_hidden_states=torch.zeros(1, 3, L, 20)), "captions for 1 stories"),
+    (dict(encoder_hidden_states=torch.zeros(B, 2, L, 20)), "reads caption 2"),
+    (dict(encoder_hidden_states=None), "give a caption"),
+    (dict(hidden_states=torch.zeros(B, 5, F, 3, W)), "cannot be cut"),
+    (dict(timestep=torch.zeros(B, 4)), "timestep has shape (2, 4)"),
+    (dict(timestep=torch.arange(B*F*6.).view(B, F*6)), "different times"),
+    (dict(encoder_hidden_states_image=torch.zeros(1)), "image conditioning"),
     (dict(attention_kwargs={"scale": .5}), "attention_kwargs")])
 def test_mistakes_are_explained(models, inputs, change, says):
     x, text, table = inputs
-    with pytest.raises(ValueError) as error: models[1](**dict(hidden_states=x, encoder_hidden_states=text, table=table) | change)
+    right = dict(hidden_states=x, encoder_hidden_states=text, table=table)
+    with pytest.raises(ValueError) as error: models[1](**right | change)
     assert says in str(error.value)
 
 
@@ -211,7 +225,8 @@ def three_ways(model, x, text, table):
         words = model.read(text)
         nothing = model(x[:, :, :4], None, words, table=first[0].at(0.), cache=memory, answer=False)
         memory.commit()
-        return nothing, model(x, None, text, table=table).sample, model(x[:, :, 4:], None, words, table=first[1], cache=memory).sample
+        more = model(x[:, :, 4:], None, words, table=first[1], cache=memory).sample
+        return nothing, model(x, None, text, table=table).sample, more
 
 
 def same_three(got, expected, tolerance=1e-5):
@@ -255,7 +270,8 @@ def test_blocks_are_ours_and_start_as_wans():
     wan = WanTransformer3DModel(**CONFIG)
     torch.manual_seed(0)
     ours = ShotTransformer(**CONFIG)
-    assert all(type(block) is ShotBlock for block in ours.blocks) and all(type(block) is not ShotBlock for block in wan.blocks)
+    assert {type(block) for block in ours.blocks} == {ShotBlock}
+    assert {type(block) for block in wan.blocks} == {WanTransformerBlock}
     for (a, x), (b, y) in zip(wan.state_dict().items(), ours.state_dict().items()): assert a == b and torch.equal(x, y)
     torch.manual_seed(0)
     built = ShotBlock(48, 40, 3, cross_attn_norm=True)
@@ -271,15 +287,18 @@ def test_every_module_is_called(inputs):
         module.register_forward_hook(lambda m, args, out, name=name: heard.update([name]))
     ours(x, None, text, table=table)
     for i in range(2):
-        for name in ("", ".attn1", ".attn1.to_q", ".attn1.norm_q", ".attn1.to_out.0", ".attn2", ".attn2.to_k", ".norm2", ".ffn", ".ffn.net.0"):
+        for name in ("", ".attn1", ".attn1.to_q", ".attn1.norm_q", ".attn1.to_out.0", ".attn2", ".attn2.to_k", ".norm2",
+                     ".ffn", ".ffn.net.0"):
             assert heard[f"blocks.{i}{name}"] == 1, name
     assert heard[""] == heard["patch_embedding"] == heard["proj_out"] == 1
     heard.clear()
     ours.read(text)
-    assert heard[""] == heard["blocks.0"] == heard["blocks.1"] == heard["blocks.1.attn2.to_v"] == 1 and not heard["blocks.1.attn1"]
+    assert heard[""] == heard["blocks.0"] == heard["blocks.1"] == heard["blocks.1.attn2.to_v"] == 1
+    assert not heard["blocks.1.attn1"]
     heard.clear()
     ours(x, None, text, table=table, cache=Memory(2), answer=False)
-    assert heard["blocks.0"] == heard["blocks.1"] == heard["blocks.1.attn1.to_k"] == 1 and not heard["blocks.1.attn1.to_q"]
+    assert heard["blocks.0"] == heard["blocks.1"] == heard["blocks.1.attn1.to_k"] == 1
+    assert not heard["blocks.1.attn1.to_q"]
 
 
 def test_a_hook_may_change_what_a_block_says(inputs):
@@ -303,7 +322,8 @@ def test_sequential_offload(models, inputs):
 def test_group_offload(models, inputs, level, tmp_path):
     _, ours = pair()
     expected = three_ways(models[1], *inputs)
-    ours.enable_group_offload(torch.device("cpu"), torch.device("cpu"), offload_type=level, num_blocks_per_group=1 if level == "block_level" else None,
+    cpu, blocks = torch.device("cpu"), 1 if level == "block_level" else None
+    ours.enable_group_offload(cpu, cpu, offload_type=level, num_blocks_per_group=blocks,
                               offload_to_disk_path=str(tmp_path))
     same_three(three_ways(ours, *inputs), expected)
 
@@ -348,8 +368,10 @@ def test_attention_backend_of_diffusers(models, inputs, own_backend, monkeypatch
     x, text, table = inputs
     expected = ours(x, None, text, table=table, visible=sees_past(table, table)).sample
     asked = []
-    monkeypatch.setattr("shotstream.transformer.dispatch_attention_fn", lambda q, k, v, attn_mask, backend:
-                        (asked.append(backend), attend(*(z.transpose(1, 2) for z in (q, k, v)), attn_mask).transpose(1, 2))[1])
+    def dispatch(q, k, v, attn_mask, backend):
+        asked.append(backend)
+        return attend(*(z.transpose(1, 2) for z in (q, k, v)), attn_mask).transpose(1, 2)
+    monkeypatch.setattr("shotstream.transformer.dispatch_attention_fn", dispatch)
     ours.set_attention_backend("_native_math")
     close(ours(x, None, text, table=table, visible=sees_past(table, table)).sample, expected)
     assert asked == ["_native_math"]*4                                          # two blocks, two kinds of attention
@@ -382,7 +404,8 @@ def test_processors_are_exchanged_for_their_like_only(inputs):
         ours.set_attn_processor({name: WanAttnProcessor() for name in ours.attn_processors})
 
 
-@pytest.mark.parametrize("call", [lambda m: m.enable_parallelism(config=None), lambda m: m.enable_cache(None), lambda m: m.fuse_qkv_projections()])
+@pytest.mark.parametrize("call", [lambda m: m.enable_parallelism(config=None), lambda m: m.enable_cache(None),
+                                  lambda m: m.fuse_qkv_projections()])
 def test_what_cannot_work_says_so(models, call):
     with pytest.raises(NotImplementedError, match=" "): call(models[1])
 
@@ -392,12 +415,13 @@ def test_saved_and_opened_again(models, inputs, tmp_path, options):
     _, ours = models
     x, text, table = inputs
     ours.save_pretrained(tmp_path, **options)
-    again = ShotTransformer.from_pretrained(tmp_path, variant=options.get("variant"), use_safetensors=options.get("safe_serialization", True)).eval()
+    how = dict(variant=options.get("variant"), use_safetensors=options.get("safe_serialization", True))
+    again = ShotTransformer.from_pretrained(tmp_path, **how).eval()
     close(again(x, None, text, table=table).sample, ours(x, None, text, table=table).sample)
-    half = ShotTransformer.from_pretrained(tmp_path, torch_dtype=torch.bfloat16, variant=options.get("variant"),
-                                           use_safetensors=options.get("safe_serialization", True)).eval()
-    assert half.dtype == torch.bfloat16 and half.blocks[0].scale_shift_table.dtype == torch.float32     # as Wan keeps it
-    assert (half(x, None, text.bfloat16(), table=table).sample - ours(x, None, text, table=table).sample).abs().max() < .1
+    half = ShotTransformer.from_pretrained(tmp_path, torch_dtype=torch.bfloat16, **how).eval()
+    assert half.dtype == torch.bfloat16 and half.blocks[0].scale_shift_table.dtype == torch.float32  # as Wan keeps it
+    rounded = half(x, None, text.bfloat16(), table=table).sample
+    assert (rounded - ours(x, None, text, table=table).sample).abs().max() < .1
 
 
 def test_static_memory_under_offload(models, inputs):
