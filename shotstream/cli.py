@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['story', 'samples', 'words', 'train', 'train_in_processes', 'exam', 'exam_of_films', 'prepare', 'convert', 'bench',
-           'cpu_bench', 'gpu_bench', 'plan', 'parser', 'main']
+           'cpu_bench', 'gpu_bench', 'train_bench', 'plan', 'parser', 'main']
 
 # %% ../nbs/backstage/cli.ipynb #16582bda
 import argparse, os, sys, time
@@ -78,13 +78,14 @@ def train(args):
         if value is not None and value <= 0: raise ValueError(f"{name}: more than 0, got {value:g}")
     if args.device: _check_device(args.device)
     if args.processes > 1 and "RANK" not in os.environ: return train_in_processes(args)
-    from shotstream import recipes
+    from shotstream.make_toy import ALONE, train_toy
+    from shotstream.recipes import start_toy
     from shotstream.train import TrainingStopped
     only = None if args.what == "toy" else args.what
     gpu = args.device == "cuda"
-    minutes = args.minutes or (None if args.steps else 35 if only in recipes.ALONE else 9 if gpu else 600)
-    run = recipes.start_toy(args.folder, minutes, args.steps, args.device, args.size, args.seed, alone=only is not None)
-    try: made = recipes.train_toy(run, only)
+    minutes = args.minutes or (None if args.steps else 35 if only in ALONE else 9 if gpu else 600)
+    run = start_toy(args.folder, minutes, args.steps, args.device, args.size, args.seed, alone=only is not None)
+    try: made = train_toy(run, only)
     except TrainingStopped as e:
         print(f"\n{e}")
         sys.exit(130)
@@ -152,7 +153,7 @@ def bench(args):
     "Measure speed"
     import json
     if args.output: _can_write(args.output)
-    result = gpu_bench(args) if args.suite == "gpu" else cpu_bench(args)
+    result = dict(gpu=gpu_bench, train=train_bench, cpu=cpu_bench)[args.suite](args)
     if args.output:
         Path(args.output).write_text(json.dumps(result, indent=1) + "\n")
 
@@ -182,6 +183,13 @@ def gpu_bench(args):
     else: pipe = ShotStreamPipeline.from_pretrained(args.model, torch.float32 if cpu else torch.bfloat16).to(args.device)
     print(gpu_summary(result := gpu_suite(pipe, latents=args.latents, shots=shots, attention=args.attention, options=args.options)))
     return result
+
+def train_bench(args):
+    "Every kind of training step"
+    from shotstream.bench_train import train_suite
+    _check_device(args.device, "--device cpu")
+    print("Two to five minutes", flush=True)
+    return train_suite(args.device)
 
 # %% ../nbs/backstage/cli.ipynb #283f1024
 def plan(args):
@@ -238,10 +246,10 @@ def _exam_arguments(commands):
 
 def _bench_arguments(commands):
     b = commands.add_parser("bench", help="measure speed on this machine", description="Student against teacher in one run, and a long story: is the last shot as cheap as the eighth?")
-    b.add_argument("--suite", choices=("cpu", "gpu"), default="cpu", help="cpu: the toy against its teacher; gpu: stages, first frame, memory and curves, of any model on any device (default: %(default)s)")
+    b.add_argument("--suite", choices=("cpu", "gpu", "train"), default="cpu", help="cpu: the toy against its teacher; train: steps of every stage; gpu: stages, first frame, memory and curves, of any model on any device (default: %(default)s)")
     b.add_argument("--shots", type=int, default=None, help="length of the long story (default: 100; gpu: 20)")
     b.add_argument("--model", default="random", help="gpu: 'random' (1.3B with random weights), 'tiny', 'toy', or a folder (default: %(default)s)")
-    b.add_argument("--device", default="cuda", help="gpu: cuda or cpu (default: %(default)s)")
+    b.add_argument("--device", default="cuda", help="gpu, train: cuda or cpu (default: %(default)s)")
     b.add_argument("--attention", choices=("cudnn", "flash", "efficient", "math"), default=None, help="gpu: one kernel for all attention (default: PyTorch chooses)")
     b.add_argument("--try", dest="options", action="append", choices=("fp8", "compile", "fp8+compile"), default=[], help="gpu: also film with linear layers in 8 bits, or with compiled blocks, and compare (may be repeated)")
     b.add_argument("--latents", type=int, default=21, help="gpu: latent frames per shot (default: %(default)s)")

@@ -7,7 +7,8 @@ from safetensors.torch import load_file
 
 from shotstream import ShotStreamPipeline
 from shotstream.cli import main
-from shotstream.recipes import MAKERS, SHARES
+from shotstream.make_toy import MAKERS
+from shotstream.recipes import SHARES
 from shotstream.train import Trainer
 
 TRAIN = ["train", "toy", "--steps", "2", "--size", "tiny", "--device", "cpu", "--folder"]
