@@ -1194,6 +1194,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'shotstream/model/transformer.py'),
                                               'shotstream.model.transformer.caption_kv': ( 'transformer.html#caption_kv',
                                                                                            'shotstream/model/transformer.py'),
+                                              'shotstream.model.transformer.cpu_options': ( 'transformer.html#cpu_options',
+                                                                                            'shotstream/model/transformer.py'),
                                               'shotstream.model.transformer.cross_attention': ( 'transformer.html#cross_attention',
                                                                                                 'shotstream/model/transformer.py'),
                                               'shotstream.model.transformer.embed_times': ( 'transformer.html#embed_times',

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['BACKENDS', 'patchify', 'unpatchify', 'frame_times', 'embed_times', 'modulate', 'attend', 'attention_backend',
            'split_heads', 'keys_values', 'self_attention', 'token_mask', 'caption_kv', 'cross_attention',
-           'ShotAttnProcessor', 'block_forward', 'block_prefill', 'ShotBlock', 'CacheUpdate', 'ShotTransformer']
+           'ShotAttnProcessor', 'block_forward', 'block_prefill', 'ShotBlock', 'CacheUpdate', 'cpu_options',
+           'ShotTransformer']
 
 # %% ../../nbs/10_transformer.ipynb #824eb676
 from contextlib import nullcontext
@@ -207,7 +208,7 @@ def block_forward(
     shift, scale, gate, shift2, scale2, gate2 = (block.scale_shift_table + time.float()).unsqueeze(-2).unbind(2)
     context = x.shape[1] - caption.shape[1]
     attended = block.attn1(modulate(block.norm1(x.float()), shift, scale).type_as(x), None, mask, angles,
-                       look=update, key_angles=key_angles, watch=watch, num_context=context)
+                       update=update, key_angles=key_angles, watch=watch, num_context=context)
     if context: x, gate, shift2, scale2, gate2 = (z[:, context:] for z in (x, gate, shift2, scale2, gate2))
     x = (x.float() + attended*gate).type_as(x)
     x = x + block.attn2(block.norm2(x.float()).type_as(x), text, caption=caption)
@@ -260,6 +261,11 @@ class CacheUpdate:
     def __init__(self, cache, layer): self.cache, self.layer = cache, layer
     @torch.compiler.disable
     def __call__(self, k, v): return self.cache.update(self.layer, k, v)
+
+# %% ../../nbs/10_transformer.ipynb #d3a1c0f2
+def cpu_options()->dict: # For `torch.compile(..., options=...)`
+    "What makes blocks faster that are compiled for a CPU, as far as this PyTorch knows it"
+    return {name: True for name in ("cpp.use_decompose_tanh",) if name in torch._inductor.list_options()}
 
 # %% ../../nbs/10_transformer.ipynb #6b37a1c8
 class ShotTransformer(WanTransformer3DModel):
@@ -360,6 +366,7 @@ class ShotTransformer(WanTransformer3DModel):
 
     def compile_blocks(self, **options)->"ShotTransformer":
         "What happens inside a block, compiled once for all and outside of hooks; `options` as in `torch.compile`"
+        if not options and self.device.type == "cpu": options = dict(options=cpu_options())
         compute = torch.compile(block_forward, **options)
         for block in self.blocks: block.compute = compute
         return self

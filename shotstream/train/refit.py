@@ -96,8 +96,8 @@ class RefitWeights:
     "How much each part of `refit_loss` counts; 0 leaves it out"
     pixel:float=1.        # Mean absolute error
     edge:float=1.         # The same of differences to the right and downwards: a flat sky has none
-    perceptual:float=.1   # `judge_distance`
-    adversarial:float=.02 # The critic's mean verdict
+    perceptual:float=.02  # `judge_distance`
+    adversarial:float=.01 # The critic's mean verdict
 
 def refit_loss(
     output:Tensor, target:Tensor, # (b, 3, 1+4k, h, w) decoded, and the true frames, in [-1, 1]
