@@ -1213,6 +1213,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'shotstream/transformer.py'),
                                         'shotstream.transformer.caption_keys': ( 'transformer.html#caption_keys',
                                                                                  'shotstream/transformer.py'),
+                                        'shotstream.transformer.cpu_options': ('transformer.html#cpu_options', 'shotstream/transformer.py'),
                                         'shotstream.transformer.cross_attention': ( 'transformer.html#cross_attention',
                                                                                     'shotstream/transformer.py'),
                                         'shotstream.transformer.embed_times': ('transformer.html#embed_times', 'shotstream/transformer.py'),

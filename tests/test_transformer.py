@@ -12,8 +12,8 @@ from diffusers.models.transformers.transformer_wan import WanAttnProcessor, WanT
 
 from shotstream.cache import Memory, StaticMemory
 from shotstream.core import next_shot_table, sees_all, sees_past, stack_stories
-from shotstream.transformer import (ShotAttnProcessor, ShotBlock, ShotTransformer, attend, cross_attention, patchify,
-                                    unpatchify)
+from shotstream.transformer import (ShotAttnProcessor, ShotBlock, ShotTransformer, attend, cpu_options, cross_attention,
+                                    patchify, unpatchify)
 
 CONFIG = dict(num_attention_heads=3, attention_head_dim=16, in_channels=5, out_channels=5, text_dim=20, freq_dim=32,
               ffn_dim=40, num_layers=2)
@@ -343,6 +343,15 @@ def test_compiled_blocks_say_the_same(models, inputs, how):
     getattr(ours, how)(backend="eager")
     for model in (ours, deepcopy(ours)) if how == "compile_blocks" else (ours,):
         close(model(x, None, text, table=table).sample, models[1](x, None, text, table=table).sample)
+
+
+def test_compiled_for_a_cpu_with_its_options(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda f, **options: (asked.append(options), f)[1])
+    _, ours = pair()
+    ours.compile_blocks()
+    ours.compile_blocks(mode="reduce-overhead")
+    assert asked == [dict(options=cpu_options()), dict(mode="reduce-overhead")]
 
 
 def test_hooks_stay_outside_of_compiled_blocks(inputs):
