@@ -17,7 +17,7 @@ lab: .venv/ready
 	.venv/bin/jupyter lab nbs/00_tour.ipynb
 
 desk: .venv/ready
-	.venv/bin/voila nbs/backstage/studio.ipynb
+	.venv/bin/voila nbs/backstage/app/studio.ipynb
 
 export: .venv/ready
 	.venv/bin/nbdev-export && .venv/bin/nbdev-clean

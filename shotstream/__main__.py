@@ -1,4 +1,4 @@
 """`python -m shotstream` is the command `shotstream`."""
-from shotstream.cli import main
+from shotstream.app.cli import main
 
 if __name__ == "__main__": main()

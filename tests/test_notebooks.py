@@ -28,9 +28,11 @@ def with_solutions(nb):
 def test_notebook(path):
     nb = nbformat.read(path, 4)
     exercises = with_solutions(nb)
-    nb.cells = [c for c in nb.cells if "nbdev_export()" not in c.source and not c.source.startswith("#| eval: false")]   # the latter wait for a person
+    # the latter wait for a person
+    nb.cells = [c for c in nb.cells if "nbdev_export()" not in c.source and not c.source.startswith("#| eval: false")]
     client = NotebookClient(nb, timeout=300, kernel_name="python3", resources={"metadata": {"path": path.parent}})
-    client.execute(env={**os.environ, "IN_TEST": "1", "OMP_NUM_THREADS": "1"})   # not in this process: nbdev-export does nothing under IN_TEST
+    # not in this process: nbdev-export does nothing under IN_TEST
+    client.execute(env={**os.environ, "IN_TEST": "1", "OMP_NUM_THREADS": "1"})
     printed = "".join(o.get("text", "") for c in nb.cells if c.cell_type == "code" for o in c.outputs)
     assert printed.count("🟢") >= exercises, f"{exercises} exercises, but not as many green lights:\n{printed[-2000:]}"
 
@@ -42,7 +44,9 @@ def test_notebook_is_fit_for_readers(path):
     assert not [o for c in code for o in c.outputs if o.output_type == "error"], "an error is committed"
     assert path.stat().st_size < 600_000, "too big: fewer or smaller pictures"
     assert not [c for c in nb.cells if "video/mp4" in str(c.get("outputs", ""))], "embedded video"
-    if path.parent.name == "nbs": assert any("image/png" in o.get("data", {}) for c in code for o in c.outputs), "no picture: run tools/refresh.py"
+    if path.parent.name == "nbs":
+        assert any("image/png" in o.get("data",
+                                        {}) for c in code for o in c.outputs), "no picture: run tools/refresh.py"
     assert nb.cells[0].source.startswith("# ")
 
 

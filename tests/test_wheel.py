@@ -23,9 +23,11 @@ def test_wheel_makes_a_film(tmp_path):
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path/"dist", ROOT)
     # an empty environment that borrows only the libraries of this one
     run(sys.executable, "-m", "venv", "--without-pip", tmp_path/"env")
-    libraries = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]     # two, where a person's own torch is used
+    # two, where a person's own torch is used
+    libraries = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
     site = next((tmp_path/"env"/"lib").glob("python*"))/"site-packages"
-    run(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", site, next((tmp_path/"dist").glob("*.whl")))
+    run(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", site,
+        next((tmp_path/"dist").glob("*.whl")))
     (site/"libraries.pth").write_text("\n".join(libraries) + "\n")
     out = run(tmp_path/"env"/"bin"/"python", "-c", FILM, cwd=tmp_path)
     assert "made a film" in out.stdout

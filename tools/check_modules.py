@@ -6,7 +6,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-BY_HAND = {Path("__init__.py"), Path("__main__.py"), Path("_version.py")}
+# written by hand: the public face, one plain line for every wing, and these
+def by_hand(package):
+    return {p.relative_to(package) for p in package.rglob("__init__.py")} | {Path("__main__.py"), Path("_version.py")}
 
 
 def differences(root):
@@ -15,12 +17,15 @@ def differences(root):
         copy = Path(copy)
         shutil.copytree(root/"nbs", copy/"nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
         for name in ("pyproject.toml", "settings.ini", "README.md"): shutil.copy(root/name, copy/name)
-        (copy/"shotstream").mkdir()
-        for name in BY_HAND: shutil.copy(root/"shotstream"/name, copy/"shotstream"/name)
+        hands = by_hand(root/"shotstream")
+        for name in hands:
+            (copy/"shotstream"/name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root/"shotstream"/name, copy/"shotstream"/name)
         subprocess.run([Path(sys.executable).parent/"nbdev-export"], cwd=copy, check=True)
         here, there = ({p.relative_to(r) for p in r.rglob("*.py")} for r in (root/"shotstream", copy/"shotstream"))
-        return ([f"no notebook exports {p}" for p in sorted(here - there)] + [f"never exported: {p}" for p in sorted(there - here)] +
-                [f"differs from its notebook: {p}" for p in sorted((here & there) - BY_HAND)
+        return ([f"no notebook exports {p}" for p in sorted(here - there)]
+                + [f"never exported: {p}" for p in sorted(there - here)] +
+                [f"differs from its notebook: {p}" for p in sorted((here & there) - hands)
                  if not filecmp.cmp(root/"shotstream"/p, copy/"shotstream"/p, shallow=False)])
 
 

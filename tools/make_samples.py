@@ -1,4 +1,5 @@
-"""Film the sample clips: ground truth from the toy world, in ShotStream's published format. `python tools/make_samples.py`
+"""Film the sample clips: ground truth from the toy world, in ShotStream's published format. `python
+tools/make_samples.py`
 
 Writes data_samples/clips/NN.mp4, NN.json and clips.csv. The same seeds give the same films on every machine."""
 import csv
@@ -7,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from shotstream.render import render_shot
-from shotstream.story import write_video
-from shotstream.world import draw_story
+from shotstream.toy.render import render_shot
+from shotstream.data.script import write_video
+from shotstream.toy.world import draw_story
 
 FOLDER = Path(__file__).parents[1]/"data_samples"/"clips"
 SEEDS = (15, 4, 10, 7, 17, 6, 25, 13)   # one film each
@@ -42,13 +43,17 @@ def main():
     for number, seed in enumerate(SEEDS, start=1):
         story, name = draw_story(seed), f"{number:02d}"
         frames, spans = film(story, DISSOLVES.get(seed, {}))
-        captions = {"global_caption": story.caption} | {f"shot{k}": shot.caption for k, shot in enumerate(story.shots, start=1)}
+        captions = {"global_caption": story.caption} | {f"shot{k}": shot.caption for k,
+                                                        shot in enumerate(story.shots, start=1)}
         (FOLDER/f"{name}.json").write_text(json.dumps(captions, indent=2) + "\n", encoding="utf-8")
         write_video(FOLDER/f"{name}.mp4", frames, scale=SCALE, crf=23)
         rows.append([len(spans), f"{name}.json", f"{name}.mp4", spans])
-        print(f"{name}.mp4  seed {seed:2}  {len(spans)} shots  {len(frames):3} frames  {(FOLDER/f'{name}.mp4').stat().st_size/1000:5.1f} kB")
+        print(f"{name}.mp4  seed {seed:2}  {len(spans)} shots  {len(frames):3} frames  "
+              f"{(FOLDER/f'{name}.mp4').stat().st_size/1000:5.1f} kB")
     with open(FOLDER/"clips.csv", "w", newline="", encoding="utf-8") as f:
-        csv.writer(f, lineterminator="\n").writerows([["shot_num_from_caption", "json_path", "video_path", "frame_number"], *rows])
+        csv.writer(f,
+                   lineterminator="\n").writerows([["shot_num_from_caption", "json_path", "video_path", "frame_number"],
+                                                   *rows])
 
 
 if __name__ == "__main__": main()

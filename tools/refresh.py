@@ -24,7 +24,8 @@ def shrink_pictures(path):
     nb = nbformat.read(path, 4)
     nb.metadata.pop("widgets", None)
     code = [c for c in nb.cells if c.cell_type == "code"]
-    for cell in code: cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]     # warnings name paths of this machine
+    # warnings name paths of this machine
+    for cell in code: cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
     for output in (o for c in code for o in c.outputs if "image/png" in o.get("data", {})):
         output.data["image/png"] = smaller(output.data["image/png"])
     nbformat.write(nb, path)
@@ -44,7 +45,8 @@ if __name__ == "__main__":
     for path in chosen:
         print(path.relative_to(root), flush=True)
         skip_what_waits_for_a_person(path, True)
-        subprocess.run([sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", "--log-level", "ERROR", path], check=True)
+        subprocess.run([sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", "--log-level",
+                        "ERROR", path], check=True)
         skip_what_waits_for_a_person(path, False)
         shrink_pictures(path)
     subprocess.run([Path(sys.executable).parent/"nbdev-clean"], cwd=root, check=True)

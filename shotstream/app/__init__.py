@@ -1,0 +1,1 @@
+"""A person in front of it: director, desk, study, command line."""

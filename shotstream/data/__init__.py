@@ -1,0 +1,1 @@
+"""What a person brings: stories on disk, films, footage."""

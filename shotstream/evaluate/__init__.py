@@ -1,0 +1,1 @@
+"""What is it worth, and what does it cost?"""

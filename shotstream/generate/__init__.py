@@ -1,0 +1,1 @@
+"""From prompts to frames: teacher, student, stream, pipeline."""

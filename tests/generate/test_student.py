@@ -1,0 +1,195 @@
+"""The student, its stages and its memory, beyond what the lessons show."""
+import itertools
+
+import pytest
+import torch
+
+from shotstream.evaluate.bench import CAPTION, PROMPTS, cpu_suite, summary, time_shot
+from shotstream.model.kv_cache import KVCache, StaticKVCache
+from shotstream.model.pixels import to_uint8
+from shotstream.model.frame_table import next_shot_table, causal_mask, stack_stories
+from shotstream.train.ode import ode_loss
+from shotstream.generate.pipeline import toy_student
+from shotstream.train.self_forcing import rollout
+from shotstream.train.stages import add_lora, sharpness_and_motion, merged, own_history
+from shotstream.generate.student import generate_chunks, generate_shot, open_shot, student_sigmas
+from shotstream.generate.teacher import TOY_SAMPLING, TOY_TRAINING
+from shotstream.toy.networks import toy_transformer
+from shotstream.model.transformer import ShotTransformer
+
+SAMPLING = TOY_TRAINING.sampling
+SMALL = dict(num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, text_dim=12, freq_dim=16,
+             ffn_dim=40, num_layers=2)
+
+@pytest.fixture
+def small():
+    torch.manual_seed(0)
+    return ShotTransformer(**SMALL).eval()
+
+
+@pytest.mark.parametrize("window, sink, relative, latents", itertools.product((21, 4), (0, 2), (False, True), (1, 8)))
+@torch.no_grad()
+def test_memories_film_the_same(small, window, sink, relative, latents):
+    "Three shots of a batch of two, at another size, with both memories"
+    text = torch.randn(2, 3, 5, 12)
+    def film(cache):
+        g, shots = torch.Generator().manual_seed(1), []
+        for k in range(3):
+            table = stack_stories(next_shot_table([0]*6, latents, k+1, captions=[0]*6 + [k % 3]),
+                                  next_shot_table([0, 0, 1, 1, 1, 1], latents, k+2, captions=[0]*6 + [1]))
+            shots.append(torch.cat(list(generate_shot(small, cache, torch.randn(2, 6, 4, 2, 6, generator=g), table,
+                                                      text, SAMPLING, g)), 1))
+        return torch.cat(shots, 1)
+    a, b = film(KVCache(2, window, sink, relative)), film(StaticKVCache(2, 2, 3, 2, 16, window=window, sink=sink,
+                                                                        relative=relative))
+    assert a.shape == (2, 3*latents, 4, 2, 6) and (a - b).abs().max() < 1e-4
+
+
+@torch.no_grad()
+def test_a_shot_does_not_know_the_one_before(small):
+    "Nothing but its context reaches a new shot"
+    text, table, context = torch.randn(1, 2, 5, 12), next_shot_table([0]*6, 5, 1), torch.randn(1, 6, 4, 4, 4)
+    def last(cache, before):
+        for _ in range(before): list(generate_shot(small, cache, torch.randn(1, 6, 4, 4, 4), table, text, SAMPLING))
+        return torch.cat(list(generate_shot(small, cache, context, table, text, SAMPLING,
+                                            torch.Generator().manual_seed(2))), 1)
+    for new in (lambda: KVCache(2), lambda: StaticKVCache(2, 1, 4, 2, 16)):
+        assert torch.equal(last(new(), 0), last(new(), 2))
+
+
+@torch.no_grad()
+def test_a_noisy_look_leaves_nothing(small):
+    text, table = torch.randn(1, 2, 5, 12), next_shot_table([0]*6, 9, 1)
+    for cache in (KVCache(2), StaticKVCache(2, 1, 4, 2, 16)):
+        cache.reset()
+        x = torch.randn(1, 4, 15, 4, 4)
+        def look(rows, at=0., x=x, cache=cache):
+            return small(x[:, :, rows], None, text, table=table[rows].at(at), cache=cache).sample
+        look(slice(0, 6))
+        cache.append()
+        clean = look(slice(6, 9))
+        look(slice(6, 9), .9)
+        assert torch.equal(look(slice(6, 9)), clean)
+
+
+def test_lora_can_be_taken_away(small):
+    "Added, trained, merged, and subtracted again"
+    x, text, table = torch.randn(1, 4, 9, 4, 4), torch.randn(1, 2, 5, 12), next_shot_table([0]*6, 3, 1)
+    before, weights = small(x, None, text, table=table).sample, {k: v.clone() for k, v in small.state_dict().items()}
+    add_lora(small, 3)
+    assert torch.allclose(small(x, None, text, table=table).sample, before, atol=1e-6)
+    trained = [n for n, p in small.named_parameters() if p.requires_grad]
+    # two matrices for ten linear maps of two blocks
+    assert len(trained) == 2*10*2 and all("lora_" in n for n in trained)
+    with torch.no_grad():
+        for p in small.parameters():
+            if p.requires_grad: p += .1*torch.randn_like(p)
+    plain = ShotTransformer(**SMALL)
+    plain.load_state_dict(merged(small))
+    after = small(x, None, text, table=table).sample
+    assert torch.allclose(plain(x, None, text, table=table).sample, after, atol=1e-5) and not torch.allclose(after,
+                                                                                                             before,
+                                                                                                             atol=1e-3)
+    untouched = {k for k, v in plain.state_dict().items() if torch.equal(v, weights[k])}
+    assert len(plain.state_dict()) - len(untouched) == 20
+
+
+def test_own_past_of_a_first_shot(pipe):
+    "Zeros of shot 0 under the new shot's own caption, which is caption 0"
+    context, table = own_history(pipe.vae, [], 5, 2, torch.zeros(32, 8, 8))
+    assert context.shape == (2, 6, 32, 8, 8) and not context.any()
+    assert table.caption.unique().tolist() == [0] and table.shot[0].tolist() == [0]*6 + [1]*5
+
+
+def test_own_past_of_later_shots(pipe):
+    shots = [torch.randn(2, 3, 32, 8, 8) for _ in range(2)]
+    context, table = own_history(pipe.vae, shots, 4, 2, shots[0])
+    assert context.shape == (2, 6, 32, 8, 8) and table.shot[0].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 2]
+    assert torch.equal(table.caption, table.shot)
+
+
+def test_ode_loss_sees_no_future(small):
+    "The first chunk's part of the loss does not move with the last chunk's state"
+    context, states, text = torch.randn(1, 6, 4, 4, 4), torch.randn(1, 5, 6, 4, 4, 4), torch.randn(1, 2, 5, 12)
+    table = next_shot_table([0]*6, 6, 1)
+    x = torch.randn(1, 4, 12, 4, 4).requires_grad_()
+    small(x, None, text, table=table.at(.5), attention_mask=causal_mask(table, table)).sample[:, :,
+                                                                                              6:9].sum().backward()
+    assert x.grad[:, :, 9:].abs().max() == 0 and x.grad[:, :, :9].abs().max() > 0
+    losses = [ode_loss(small, context, states, table, text, student_sigmas(SAMPLING.shift),
+                       torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    assert torch.equal(losses[0], losses[1]) and not torch.equal(losses[0], losses[2])
+
+
+def test_stages(pipe):
+    "Three different students with one set of names; the last is the pipeline's"
+    ode, one, two = (toy_student(s).state_dict() for s in ("ode", "stage1", "stage2"))
+    assert list(ode) == list(one) == list(two)
+    assert all(torch.equal(v, two[k]) for k, v in pipe.transformer.state_dict().items())
+    moved = [k for k in two if not torch.equal(one[k], two[k])]
+    assert moved and all(k.endswith("weight") and "blocks." in k for k in moved)
+    with pytest.raises(ValueError, match="ode"): toy_student("stage3")
+
+
+@torch.no_grad()
+def test_training_made_films_sharp(pipe):
+    """First shots: four denoising steps of the trained student are clearly sharper than those of the teacher's weights
+    in its place"""
+    text = torch.stack([pipe.caption_features(CAPTION, p) for p in PROMPTS])
+    context, table = own_history(pipe.vae, [], 9, 3, torch.zeros(32, 8, 8))
+    film = lambda m: sharpness_and_motion(to_uint8(pipe.vae.decode(rollout(m, context, table, text, SAMPLING,
+                                                                           torch.Generator().manual_seed(0)).transpose(1,
+                                                                                                                                                          2)).sample))["sharp"]
+    teacher, student = film(pipe.teacher), film(pipe.transformer)
+    assert student > 1.15*teacher
+
+
+def test_long_story_costs_nothing_more(pipe):
+    "Counts of shots 8 to 20, and of what is kept"
+    stream, rows = pipe.stream(CAPTION), []
+    for k in range(20):
+        rows.append(time_shot(stream, PROMPTS[k % 3], 2))
+        rows[-1]["stills"] = sum(len(s.latents) for s in stream.history.shots)
+    counts = {(r["passes"], r["passed_frames"], r["cache_bytes"], r["frames"]) for r in rows[8:]}
+    assert len(counts) == 1 and len({r["stills"] for r in rows[12:]}) == 1
+
+
+def test_bench_writes_what_it_says(pipe):
+    result = cpu_suite(pipe, shots=16, latents=2, rounds=1, steps=2, progress=lambda *_: None)
+    # the next context, four looks at one chunk of two
+    assert result["ratios"]["counted_frame_passes"] == 2*2*(6+2)/(6 + 4*2)
+    assert result["long_story"]["same_counts"] and "FPS" in summary(result)
+
+
+def test_sigmas():
+    assert student_sigmas(8.) == pytest.approx([1, .95793, .88889, .73759], abs=1e-5)
+    toy = student_sigmas(TOY_SAMPLING.shift)
+    assert toy[0] == 1 and toy == sorted(toy, reverse=True)
+
+
+@torch.no_grad()
+def test_nothing_waits_for_the_device():
+    """Tensors on `meta` have no values: whoever wants to read one inside a shot fails here, and would make the host
+    wait on a GPU"""
+    model = toy_transformer().to("meta")
+    cache, past = StaticKVCache(6, 1, 16, 5, 32, device="meta"), next_shot_table([0]*6, 1, 1)[slice(0, 6)].to("meta")
+    shot = next_shot_table([], 7, 1, captions=[0])
+    read = model.encode_text_kv(torch.zeros(1, 2, 8, 96, device="meta"))
+    open_shot(model, cache, torch.zeros(1, 6, 32, 8, 8, device="meta"), past, read)
+    films = list(generate_chunks(model, cache, shot, model.encode_text_kv(torch.zeros(1, 1, 8, 96, device="meta")),
+                                 (32, 8, 8), SAMPLING))
+    assert [f.shape[1] for f in films] == [3, 3, 1] and films[0].is_meta
+
+
+@pytest.mark.parametrize("pinned, cut", [(((1, 8),), False), (((0, 16),), True), (((0, 8), (1, 4)), True)])
+def test_pins_that_do_not_apply(pipe, pinned, cut):
+    "Of a shot that is not there yet, or of a frame that was cut off: the story goes on"
+    stream = pipe.stream(CAPTION, pinned=pinned)
+    stream.next_shot(PROMPTS[0], latents=9)
+    for _ in range(3): next(stream)
+    if cut: stream.cut()
+    list(stream)
+    for prompt in PROMPTS[1:]:
+        stream.next_shot(prompt, latents=2)
+        list(stream)
+    assert stream.history.count == 3 and stream.history.shots[0].frames == (9 if cut else 33)

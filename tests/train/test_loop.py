@@ -1,0 +1,100 @@
+"""The training loop where a notebook cannot go: signals, dead processes, full disks."""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from shotstream.train import loop
+
+SCRIPT = '''
+import sys, time, torch
+from torch import nn
+from shotstream.train.loop import *
+class Loss(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = nn.Linear(3, 3)
+    def forward(self, draw):
+        time.sleep(float(sys.argv[3]))
+        x = torch.randn(8, 3, generator=draw.own)
+        return (self.model(x) - x.roll(1, 1)).pow(2).mean(), {}
+class Roll(Stage):
+    name = "roll"
+    def __init__(self):
+        loss = Loss()
+        self.players = dict(model=Player(loss, torch.optim.AdamW(loss.parameters(), lr=1e-2)))
+accelerator, machine = start_machine("cpu", precision="fp32", compiles=False)
+try: Trainer(Roll(), sys.argv[1], accelerator, machine, steps=int(sys.argv[2]), every=.2).run()
+except TrainingStopped as e: sys.exit(str(e))
+'''
+
+
+@pytest.fixture
+def script(tmp_path):
+    (tmp_path/"run.py").write_text(SCRIPT)
+    return tmp_path/"run.py"
+
+
+def weights(folder):
+    return torch.load(folder/"state.pt", weights_only=True)["players"]["model"]["weights"]["model.weight"]
+
+
+def wait_for(path, seconds=60):
+    end = time.time() + seconds
+    while not path.exists():
+        assert time.time() < end, f"{path} never came"
+        time.sleep(.05)
+
+
+@pytest.mark.parametrize("kill", (signal.SIGTERM, signal.SIGINT, signal.SIGKILL), ids=lambda s: s.name)
+def test_a_stopped_run_ends_as_an_unbroken_one(script, tmp_path, kill):
+    "Bit for bit; and whoever can, says how to go on"
+    subprocess.run([sys.executable, script, tmp_path/"whole", "40", "0"], check=True, capture_output=True)
+    p = subprocess.Popen([sys.executable, script, tmp_path/"broken", "40", ".1"], stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE, text=True)
+    wait_for(tmp_path/"broken"/"state.pt")
+    p.send_signal(kill)
+    said = p.communicate(timeout=60)[1]
+    assert p.returncode != 0 and not (tmp_path/"broken"/"done").exists()
+    if kill != signal.SIGKILL: assert "the same command goes on from there" in said
+    subprocess.run([sys.executable, script, tmp_path/"broken", "40", "0"], check=True, capture_output=True)
+    assert torch.equal(weights(tmp_path/"whole"), weights(tmp_path/"broken"))
+
+
+def test_a_dead_process_ends_the_run(script, tmp_path):
+    "Within 30 seconds and with a sentence; what was saved is whole"
+    call = (f"from shotstream.train.loop import in_processes; in_processes(2, {str(script)!r}, "
+            f"{str(tmp_path/'run')!r}, 100000, .05)")
+    p = subprocess.Popen([sys.executable, "-c", call], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                         env=os.environ | {"OMP_NUM_THREADS": "1"})
+    wait_for(tmp_path/"run"/"state.pt", 90)
+    children = subprocess.run(["pgrep", "-f", f"{script} {tmp_path/'run'}"], capture_output=True,
+                              text=True).stdout.split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    began = time.time()
+    said = p.communicate(timeout=60)[1]
+    assert time.time() - began < 30 and "TrainingFailed: process" in said and "the last checkpoint is whole" in said
+    assert loop.load_checkpoint(tmp_path/"run"/"state.pt")["step"] > 0
+
+
+def test_two_processes_learn_the_same(script, tmp_path):
+    "Gradients are averaged: with both processes the step is one of both batches"
+    loop.in_processes(2, script, tmp_path/"two", 3, 0)
+    subprocess.run([sys.executable, script, tmp_path/"one", "3", "0"], check=True, capture_output=True)
+    assert not torch.equal(weights(tmp_path/"one"), weights(tmp_path/"two"))
+    state = loop.load_checkpoint(tmp_path/"two"/"state.pt")
+    assert state["step"] == 3 and state["processes"] == 2
+
+
+def test_a_small_disk_is_said_first(tmp_path, monkeypatch):
+    import shutil
+    from types import SimpleNamespace
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    players = dict(model=SimpleNamespace(loss=torch.nn.Linear(100, 100)))
+    with pytest.raises(loop.TrainingFailed, match="free some, or choose another folder"):
+        loop.check_disk(tmp_path, players)

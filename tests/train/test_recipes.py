@@ -1,0 +1,76 @@
+"""The whole toy, very small: every stage runs, leaves what the next one takes, and a run that was stopped goes on."""
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from shotstream import ShotStreamPipeline
+from shotstream.app.cli import main
+from shotstream.evaluate.make_toy import MAKERS
+from shotstream.train.recipes import SHARES
+from shotstream.train.loop import Trainer
+
+TRAIN = ["train", "toy", "--steps", "2", "--size", "tiny", "--device", "cpu", "--folder"]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    "Made in two sittings: the first is stopped in the middle of stage 2"
+    folder, run = tmp_path_factory.mktemp("toy"), Trainer.run
+    def stopped(self, max_steps=None): return run(self, 1 if self.stage.name == "stage2" else max_steps)
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(Trainer, "run", stopped)
+        with pytest.raises(SystemExit): main([*TRAIN, str(folder)])
+    assert (folder/"stage1"/"done").exists() and not (folder/"stage2"/"done").exists()
+    main([*TRAIN, str(folder)])
+    return folder
+
+
+def test_every_stage_is_done(toy):
+    assert {p.parent.name for p in toy.glob("*/done")} == set(MAKERS) - {"pipeline"} and abs(sum(SHARES.values())
+                                                                                             - 1) < 1e-9
+    weights = [load_file(toy/name/"transformer"/"diffusion_pytorch_model.safetensors") for name in ("base", "teacher",
+                                                                                                    "ode", "stage1",
+                                                                                                    "stage2")]
+    for before, after in zip(weights, weights[1:]):
+        assert before.keys() == after.keys() and any(not torch.equal(before[k], after[k]) for k in before)
+    one, two = (load_file(toy/name/"vae"/"diffusion_pytorch_model.safetensors") for name in ("refit", "pipeline"))
+    assert all(torch.equal(one[k].half(), two[k]) for k in one)
+
+
+def test_it_films(toy):
+    pipe = ShotStreamPipeline.from_pretrained(toy/"pipeline")
+    film = pipe({"caption": "a red ball with a hat in the forest by day.",
+                 "shots": [dict(caption="wide shot: the ball waves.", frames=9)]*2})
+    assert [len(s) for s in film.shots] == [9, 9] and pipe.transformer.config.patch_size == [1, 1, 1]
+    for name, stage in (("transformer", "stage2"), ("teacher", "teacher")):
+        weights = load_file(toy/stage/"transformer"/"diffusion_pytorch_model.safetensors")
+        assert all(torch.equal(v.half().float(), weights[k].half().float()) for k,
+                   v in getattr(pipe, name).state_dict().items())
+
+
+def test_the_card_says_what_was_measured(toy):
+    card = json.loads((toy/"pipeline"/"card.json").read_text())
+    assert card["stages"]["stage2"]["steps"] == 2 and {"student", "teacher"} <= card["scores"].keys()
+    assert "less_control" in card["scores"]["student"] and (toy/"student.png").exists()
+
+
+def test_done_is_done(toy, capsys):
+    "The same command again trains nothing; a stage alone, before the one it needs, says so"
+    before = {p: p.stat().st_mtime_ns for p in toy.rglob("*.safetensors")}
+    main([*TRAIN, str(toy)])
+    assert {p: p.stat().st_mtime_ns for p in toy.rglob("*.safetensors")} == before
+    with pytest.raises(SystemExit):
+        main(["train", "ode", "--steps", "1", "--size", "tiny", "--device", "cpu", "--folder", str(toy/"elsewhere")])
+    assert "ode starts where base ends" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong, said",
+                         ((["--minutes", "1", "--steps", "1"], "not both"), (["--minutes", "-1"], "more than 0"),
+                          (["--device", "tpu"], "cpu or cuda")))
+def test_wrong_options(wrong, said, capsys):
+    with pytest.raises(SystemExit): main(["train", "toy", *wrong])
+    assert said in capsys.readouterr().err
+
+
