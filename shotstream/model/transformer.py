@@ -208,7 +208,7 @@ def block_forward(
     shift, scale, gate, shift2, scale2, gate2 = (block.scale_shift_table + time.float()).unsqueeze(-2).unbind(2)
     context = x.shape[1] - caption.shape[1]
     attended = block.attn1(modulate(block.norm1(x.float()), shift, scale).type_as(x), None, mask, angles,
-                       update=update, key_angles=key_angles, watch=watch, num_context=context)
+                           update=update, key_angles=key_angles, watch=watch, num_context=context)
     if context: x, gate, shift2, scale2, gate2 = (z[:, context:] for z in (x, gate, shift2, scale2, gate2))
     x = (x.float() + attended*gate).type_as(x)
     x = x + block.attn2(block.norm2(x.float()).type_as(x), text, caption=caption)
@@ -247,11 +247,11 @@ class ShotBlock(WanTransformerBlock):
         rotary_emb:tuple|None=None,    # cos and sin, (b, f*n, 1, head_dim//2)
         caption:Tensor|None=None,      # See `block_forward`
         mask=None, update=None, key_angles=None, watch=None, # See `self_attention`
-        answer:bool=True,              # Without: keys and values go to `update`, and nothing else is computed
-    ): # (b, f, n, d) tokens; `None` without answer; keys and values of captions without tokens
-        "Answer, remember or read"
+        predict:bool=True,             # Without: keys and values go to `update`, and nothing else is computed
+    ): # (b, f, n, d) tokens; `None` without `predict`; keys and values of captions without tokens
+        "Predict, prefill or read captions"
         if hidden_states is None: return caption_kv(self.attn2, encoder_hidden_states)
-        if not answer: return block_prefill(self, hidden_states, temb, rotary_emb, update, key_angles)
+        if not predict: return block_prefill(self, hidden_states, temb, rotary_emb, update, key_angles)
         return self.compute(self, hidden_states, encoder_hidden_states, temb, caption, rotary_emb, mask, update,
                             key_angles, watch)
 
@@ -334,7 +334,7 @@ class ShotTransformer(WanTransformer3DModel):
         text,                          # For every block, captions or their keys and values
         time, caption, angles, mask,   # See `block_forward`
         cache, key_angles, predict, num_context, # See `forward`
-    )->Tensor|None:                    # (b, f - num_context, n, d); `None` without answer
+    )->Tensor|None:                    # (b, f - num_context, n, d); `None` without `predict`
         "All blocks, one after the other"
         again = torch.is_grad_enabled() and self.gradient_checkpointing
         for i, (block, text_kv) in enumerate(zip(self.blocks, text)):

@@ -347,12 +347,12 @@ def test_compiled_blocks_say_the_same(models, inputs, how):
 
 
 def test_compiled_for_a_cpu_with_its_options(monkeypatch):
-    called = []
-    monkeypatch.setattr(torch, "compile", lambda f, **options: (called.append(options), f)[1])
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda f, **options: (asked.append(options), f)[1])
     _, ours = pair()
     ours.compile_blocks()
     ours.compile_blocks(mode="reduce-overhead")
-    assert called == [dict(options=cpu_options()), dict(mode="reduce-overhead")]
+    assert asked == [dict(options=cpu_options()), dict(mode="reduce-overhead")]
 
 
 def test_hooks_stay_outside_of_compiled_blocks(inputs):
