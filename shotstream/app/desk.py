@@ -110,7 +110,7 @@ class DeskLayout(Panel):
         dark = as_jpeg(torch.full((h, w, 3), 40, dtype=torch.uint8), wide)
         self.picture = W.Image(format="jpeg", width=wide, height=wide*h//w, value=dark,
                                layout=W.Layout(align_self="flex-start", flex="0 0 auto"))
-        self.memory = W.Image(format="png", value=cache_picture([]))
+        self.cache_image = W.Image(format="png", value=cache_picture([]))
         self.caption = W.Text(value=caption, description="Story", layout=W.Layout(width="560px"))
         self.prompt = W.Text(value=PRESETS[0], description="Next", placeholder="what happens next",
                              layout=W.Layout(width="560px"))
@@ -121,7 +121,7 @@ class DeskLayout(Panel):
         self.fixed = W.Checkbox(value=False, description="use this seed", indent=False, layout=W.Layout(width="130px"))
         self.branches = W.Dropdown(description="Branch", layout=W.Layout(width="200px", display="none"))
         self.branches.observe(lambda change: self.guarded(self.switch, change), "value")
-        self.status, self.readout, self.strip = W.HTML(), W.HTML(), W.HBox(layout=W.Layout(flex_flow="row wrap"))
+        self.status, self.readout, self.timeline = W.HTML(), W.HTML(), W.HBox(layout=W.Layout(flex_flow="row wrap"))
         actions = W.HBox([
             button("Next shot", self.next_shot, "film this prompt after everything that waits (Enter)",
                    button_style="success"),
@@ -136,14 +136,14 @@ class DeskLayout(Panel):
         self.caption.observe(lambda change: self.check(), "value")
         self.presets.observe(self.take_idea, "value")
         held = W.Label("KV cache: context | this shot, and what the newest frames attend to")
-        side = W.VBox([self.readout, held, self.memory, self.knobs()])
+        side = W.VBox([self.readout, held, self.cache_image, self.setting_sliders()])
         self.rows = [self.caption, W.HBox([self.picture, side]), W.HBox([self.prompt, self.presets]), self.status,
-                     W.HBox([self.latents, self.number, self.fixed, self.branches]), actions, self.strip]
+                     W.HBox([self.latents, self.number, self.fixed, self.branches]), actions, self.timeline]
 
 # %% ../../nbs/21_desk.ipynb #9b3647ca
 class DeskKnobs(DeskLayout):
     "Its sliders"
-    def knobs(self):
+    def setting_sliders(self):
         "One slider for each symbol of the paper; they count from the next shot on"
         settings, wide = self.director.settings, W.Layout(width="330px")
         whole = lambda name, low, high, text, tip: W.IntSlider(
@@ -268,7 +268,7 @@ class DeskStrip(DeskHelp):
             if i in pinned: buttons[-1].button_style = "info"
             still = W.Image(value=as_jpeg(shot.video[len(shot.video)//2], 128), format="jpeg", width=128)
             return W.VBox([still, W.HBox(buttons)], layout=W.Layout(margin="4px"))
-        self.strip.children = [card(i, shot) for i, shot in enumerate(self.director.shots)]
+        self.timeline.children = [card(i, shot) for i, shot in enumerate(self.director.shots)]
         self.refreshing = True                               # new options jump to the first one: nobody has chosen that
         try: self.branches.options, self.branches.value = self.director.branches, self.director.name
         finally: self.refreshing = False
@@ -309,7 +309,7 @@ class DeskPlayer(DeskStrip):
         if cache is None: return                             # just being made anew
         # of a chunk of three; a shot's last may be shorter
         newest = max([f for f, _ in cache.shares], default=-1) % 3 + 1
-        self.memory.value, cache.watched = cache_picture(cache.shares, newest), self.watched
+        self.cache_image.value, cache.watched = cache_picture(cache.shares, newest), self.watched
         first = f"first frame after {self.first*1000:.0f} ms<br>" if self.first else ""
         where = f"shot {frames.shot + 1}, chunk {frames.latent//3 + 1}, latent {frames.latent + 1}"
         speed = f"made at {self.director.fps:.0f} FPS<br>memory {cache.bytes/2**20:.1f} MB"

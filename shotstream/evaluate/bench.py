@@ -24,9 +24,11 @@ def counted(model):
     seen, started = dict(passes=0, frames=0, seconds=0.), []
     def before(module, args): started.append(time.perf_counter())
     def after(module, args, output):
+        took = time.perf_counter() - started.pop()
+        if args[0] is None: return                           # captions were read, no frames
         seen["passes"] += 1
         seen["frames"] += args[0].shape[2]
-        seen["seconds"] += time.perf_counter() - started.pop()
+        seen["seconds"] += took
     hooks = [model.register_forward_pre_hook(before), model.register_forward_hook(after)]
     yield seen
     for h in hooks: h.remove()

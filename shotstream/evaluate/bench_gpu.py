@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OPTIONS', 'Clock', 'watched', 'attending', 'attention_used', 'measured_rates', 'quantiles', 'time_story',
-           'stage_report', 'compare', 'diffusers_pipeline', 'compare_diffusers', 'machine', 'story_report', 'gpu_suite',
-           'gpu_summary']
+           'stage_report', 'compare', 'stock_transformer', 'diffusers_pipeline', 'compare_diffusers', 'machine',
+           'story_report', 'gpu_suite', 'gpu_summary']
 
 # %% ../../nbs/backstage/evaluate/bench_gpu.ipynb #afacfef1
 import math, platform, subprocess, time
@@ -54,7 +54,11 @@ def watched(
     seen, started = [], []
     def before(module, args, kwargs): started.append(clock.mark())
     def after(what):
-        return lambda module, args, kwargs, out: seen.append((*what(args, kwargs), started.pop(), clock.mark()))
+        def note(module, args, kwargs, out):
+            began = started.pop()
+            if args and args[0] is None: return              # captions become keys and values: not a pass
+            seen.append((*what(args, kwargs), began, clock.mark()))
+        return note
     def denoise(args, kwargs):
         cache = kwargs["cache"]
         name = "context" if cache.context else "denoise" if kwargs.get("predict", True) else "append"
@@ -212,6 +216,13 @@ def compare(
                 apart={name: away(name, "cached") for name in options})
 
 # %% ../../nbs/backstage/evaluate/bench_gpu.ipynb #395c9889
+def stock_transformer(model)->WanTransformer3DModel:
+    "diffusers' own class around the same weights; nothing is copied"
+    with torch.device("meta"): twin = WanTransformer3DModel.from_config(model.config)
+    twin.load_state_dict(model.state_dict(), assign=True)
+    twin.rope = model.rope                                   # its tables are no part of the state
+    return twin.eval()
+
 def diffusers_pipeline(
     pipe, # With Wan's codec
 )->WanPipeline:
@@ -222,7 +233,7 @@ def diffusers_pipeline(
         return twin
     wan = WanPipeline(pipe.tokenizer, pipe.text_encoder, plain(pipe.vae, AutoencoderKLWan),
                       FlowMatchEulerDiscreteScheduler(shift=pipe.config.shift),
-                      plain(pipe.transformer, WanTransformer3DModel))
+                      stock_transformer(pipe.transformer))
     wan.set_progress_bar_config(disable=True)
     return wan
 

@@ -58,7 +58,7 @@ def time_steps(trainer:Trainer, seconds:float, warm:int=4)->list: # Seconds of e
 def training_stages(run:ToyRun, folder:Path)->dict: # name -> (stage, shots, latent frames) of a step
     "One stage of every kind, with shots of nine latents"
     size, films = run.size, run.size.films
-    fill(run, 64)
+    fill(run)
     run.models.teacher = size.transformer().to(run.machine.device).eval().requires_grad_(False)
     base, teacher = (TeacherStage(name, run.models, run.data, size, run.machine) for name in ("base", "teacher"))
     for stage, length in ((base, 5), (teacher, 9)): stage.players["teacher"].loss.lengths = ((length,), (length,))

@@ -126,7 +126,7 @@ def run_evaluation(
     first:int=0,           # Number of the first one
     histories=("own", "none", "other"),
     batch:int=16, progress=True,
-)->dict: # "ceiling", "chance", every history: {attribute: (n,) errors}; "looks": of "renders", "codec" and "model"
+)->dict: # "upper_bound", "chance", every history: {attribute: (n,) errors}; "looks": of "renders", "codec" and "model"
     """Film the third shot of every evaluation story with each history, and let the classifier read it; looks: with the
     own one"""
     if "other" in histories and (n-1) % batch == 0:
@@ -165,7 +165,7 @@ def table(
 def report(
     evaluation:dict, # From `run_evaluation`
     history="own",
-)->dict: # {attribute: (score, low, high, shots), "told": mean, "secret": mean}
+)->dict: # {attribute: (score, low, high, shots), "captioned": mean, "uncaptioned": mean}
     "Scores with bootstrap intervals"
     out = {}
     for name in (*CAPTIONED, *UNCAPTIONED):
@@ -174,7 +174,7 @@ def report(
         if ok.sum() < 8: continue
         rows = torch.stack([e[ok], c[ok], b[ok]], 1)
         out[name] = (score(*rows.T), *interval(rows, lambda r: score(*r.T)), int(ok.sum()))
-    def mean(names): # NaN, where guessing reaches the ceiling, does not count
+    def mean(names): # NaN, where guessing reaches the upper bound, does not count
         scores = [out[n][0] for n in names if n in out and not math.isnan(out[n][0])]
         return sum(scores)/max(1, len(scores))
     return dict(out, captioned=mean(CAPTIONED), uncaptioned=mean(UNCAPTIONED))

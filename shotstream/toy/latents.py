@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['BUDGET', 'ENCODED', 'HISTORY_COLUMNS', 'history_spans', 'context_picks', 'needed_singles', 'encode_story',
-           'latent_counts', 'train_story', 'LatentCache', 'next_shot_example', 'collate', 'loss_weights', 'codec_hash',
-           'encode_groups', 'frame_groups', 'index_stories', 'Queue', 'Batch', 'encode_ids', 'batch_generator',
-           'history_rows', 'write_shard', 'read_shard', 'read_cached_shard', 'LatentShards', 'LatentDataset']
+           'latent_counts', 'train_story', 'LatentCache', 'next_shot_example', 'collate', 'loss_weights',
+           'shot_weights', 'codec_hash', 'encode_groups', 'frame_groups', 'index_stories', 'Queue', 'Batch',
+           'encode_ids', 'batch_generator', 'history_rows', 'write_shard', 'read_shard', 'read_cached_shard',
+           'LatentShards', 'LatentDataset']
 
 # %% ../../nbs/backstage/toy/latents.ipynb #468b0cea
 import hashlib
@@ -23,7 +24,7 @@ from ..model.pixels import to_float
 from ..model.context import context_frames
 from ..model.frame_table import (
     FrameTable, first_shot_table, next_shot_table, single_shot_table, stack_stories)
-from ..train.probe import probe_targets
+from .probe import probe_targets
 from shotstream.toy.render import (
     StoryTable, circle, concat_stories, coverage, gather_rows, own_coordinates, pose, render_frames, render_shot,
     screen)
@@ -171,7 +172,7 @@ def loss_weights(
     weight = weight.view(b, latents, 1, size, size)
     return weight/weight.mean((1, 2, 3, 4), keepdim=True)
 
-def loss_weights(
+def shot_weights(
     story, k:int,     # A shot
     latents:int,      # So many latent frames of it
     hero:float=2., badge:float=4., # Added to the weight 1 of everything else

@@ -189,15 +189,16 @@ def start_toy(
                   data, seed, progress, alone)
 
 # %% ../../nbs/backstage/train/recipes.ipynb #48442cf3
-def fill(run:ToyRun, stories:int):
-    "At least so many stories, before a stage begins"
-    missing = -(-(stories - len(run.data))//run.data.shard_size)
-    if missing > 0: run.data.add(missing)
+def fill(run:ToyRun):
+    "As many stories as a twentieth of the time can film, 64 to 4096; what was filmed before is read from the folder"
+    a_second = 100 if run.machine.device.type == "cuda" else 3
+    wanted = 64 if run.steps else max(64, min(4096, round(60*run.minutes/20*a_second)))
+    if len(run.data) < wanted: run.data.add(wanted - len(run.data))
 
 def make_base(run:ToyRun):
     "Single shots and stills: the text encoder and the transformer from nothing"
     if run.done("base"): return
-    fill(run, 64 if run.steps else 512)
+    fill(run)
     torch.manual_seed(run.seed)
     run.train(TeacherStage("base", run.models, run.data, run.size, run.machine), cool=.4)
 
@@ -210,7 +211,7 @@ def take_over(run:ToyRun, name:str):
 def make_teacher(run:ToyRun):
     "The next shot given the past"
     if not run.done("teacher"):
-        fill(run, 64 if run.steps else 1024)
+        fill(run)
         run.train(TeacherStage("teacher", run.models, run.data, run.size, run.machine, run.folder/"base", lr=4e-3),
                   cool=.6)
     take_over(run, "teacher")
@@ -219,7 +220,7 @@ def make_pairs(run:ToyRun):
     "Trajectories of the teacher"
     long = dict(pairs=8) if run.steps else run.length("pairs")
     if run.done("pairs"): return
-    fill(run, 64)
+    fill(run)
     n = generate_ode_pairs(run.folder/"pairs", run.models, run.data, run.machine,
                            batch=4 if run.steps else 12*run.size.films//8, seed=run.seed, progress=run.progress, **long)
     save_text(run.folder/"pairs"/"done", str(n))
@@ -233,7 +234,7 @@ def make_ode(run:ToyRun):
 def make_stage1(run:ToyRun):
     "Self-forcing inside a shot"
     if run.done("stage1"): return
-    fill(run, 64)
+    fill(run)
     source = TrueHistory(run.models, run.data, run.size.films)
     run.train(SelfForcingStage("stage1", run.network("ode"), run.models.teacher, run.models, source, run.machine,
                                run.folder/"stage1", pairs_of(run), keep=.8))
@@ -249,6 +250,7 @@ def make_stage2(run:ToyRun):
 def make_control(run:ToyRun):
     "Stage 1 that goes on for as many steps as stage 2 took: what stage 2 must beat"
     if run.done("control"): return
+    fill(run)
     steps = int((run.folder/"stage2"/"done").read_text())
     source = TrueHistory(run.models, run.data, run.size.films)
     critic = load_transformer(run.folder/"stage1"/"critic").to(run.machine.device)
@@ -261,7 +263,7 @@ def make_control(run:ToyRun):
 def make_refit(run:ToyRun):
     "A decoder that forgives the teacher's errors"
     if run.done("refit"): return
-    fill(run, 64)
+    fill(run)
     run.train(RefitStage(run.models, run.data, run.machine, max(2, run.size.films//2)))
 
 # %% ../../nbs/backstage/train/recipes.ipynb #aa02ba9a

@@ -25,10 +25,9 @@ from ..model.pixels import to_float, to_uint8
 from ..model.frame_table import FrameTable, first_shot_table, next_shot_table, stack_stories
 from ..toy.latents import (
     BUDGET, Batch, LatentDataset, collate, encode_ids, encode_story, needed_singles, next_shot_example)
-from .probe import ProbeLoss, token_grid
+from ..toy.probe import ProbeLoss, token_grid
 from ..model.flow import add_noise, to_x0
 from ..toy.classifier import errors, truth
-from ..evaluate.metrics import flat_share
 from .ode import ode_loss, trajectory
 from .optim import MuonAdamW
 from .refit import FrameCritic, RefitWeights, hinge_loss, make_wrong_latents, mix_latents, refit_loss
@@ -134,10 +133,11 @@ class NextShotLoss(TeacherLoss):
                                grid=token_grid(self.transformer))
 
 # %% ../../nbs/backstage/train/stages.ipynb #8eae13cb
-def muon(loss:nn.Module, transformer, lr:float)->MuonAdamW:
+def muon(loss:nn.Module, transformer, lr:float, machine:Machine)->MuonAdamW:
     "Muon for the matrices of the blocks, AdamW for all other parameters of a loss"
     matrices = [p for name, p in transformer.named_parameters() if p.ndim == 2 and "blocks." in name]
-    return MuonAdamW(loss.parameters(), matrices, lr, .4*lr, weight_decay=.01)
+    dtype = torch.bfloat16 if machine.precision == "bf16" else None           # of the orthogonalisation alone
+    return MuonAdamW(loss.parameters(), matrices, lr, .4*lr, weight_decay=.01, ns_dtype=dtype)
 
 class TeacherStage(Stage):
     "Single shots (`base`) or next shots (`teacher`); new stories are filmed all the while"
@@ -158,7 +158,7 @@ class TeacherStage(Stage):
                            first=.2)) if probe else (TeacherLoss, {})
         loss = kind(self.transformer, self.text_encoder, data, channel_weight(models.vae), size.frames,
                     **more).to(machine.device)
-        self.players = dict(teacher=Player(loss, muon(loss, self.transformer, lr)))
+        self.players = dict(teacher=Player(loss, muon(loss, self.transformer, lr, machine)))
         self.examples = validation_examples(models, 24)
     def begin(self, draw):
         if draw.step and draw.step % self.refresh == 0: self.data.add(self.data.shard_size)
@@ -223,8 +223,8 @@ def validate(transformer, text_encoder, models:Models, examples, past:bool)->dic
     sigma = torch.linspace(.1, .95, len(x0), device=x0.device)
     def loss(context, table):
         return round(teacher_loss(transformer, context, x0, table, text, sigma, noise).mean().item(), 4)
-    return out | dict(own_history=loss(context, table), no_past=loss(*drop_history(context, table)),
-                      other_past=loss(context.roll(1, 0), table))
+    return out | dict(own_history=loss(context, table), no_history=loss(*drop_history(context, table)),
+                      other_history=loss(context.roll(1, 0), table))
 
 # %% ../../nbs/backstage/train/stages.ipynb #18e666fa
 @torch.no_grad()
@@ -327,7 +327,7 @@ class OdeStage(Stage):
     def __init__(self, models:Models, pairs:OdePairs, machine:Machine, folder, lr:float=2e-3, batches:int=1):
         self.student, self.folder, self.screening = copy_of(models.teacher), Path(folder), Screening(models)
         loss = OdeLoss(self.student, pairs, batches).to(machine.device)
-        self.players = dict(student=Player(loss, muon(loss, self.student, lr), decay=.99))
+        self.players = dict(student=Player(loss, muon(loss, self.student, lr, machine), decay=.99))
     def report(self): return self.screening(self.student, self.folder/"films.png")
     def finish(self, folder): self.student.save_pretrained(folder/"transformer")
 
@@ -347,8 +347,8 @@ class TrueHistory:
         batch = self.data.batch(draw.cpu, max(2, self.n*15//(frames + BUDGET)), frames)
         with torch.no_grad(): return batch.context, batch.table, encode_batch(self.models.text_encoder, batch)
     def filmed(self, student): pass
-    def state_dict(self): return {}
-    def load_state_dict(self, state): pass
+    def state_dict(self): return self.data.state_dict()
+    def load_state_dict(self, state): self.data.load_state_dict(state)
 
 class OwnHistory:
     "Conditions of stage 2: stories that the student films shot by shot, with its own past (§4.2)"
@@ -529,7 +529,8 @@ class RefitStage(Stage):
         self.vae.decoder.requires_grad_(True)
         critic = FrameCritic().to(machine.device)
         decoder = DecoderLoss(self.vae, critic, models, data, films).to(machine.device)
-        self.examples, self.clean = (models, validation_examples(models, 16)), models.vae
+        self.examples = models, validation_examples(models, 16)
+        self.clean = models.vae.decode(self.examples[1][1].transpose(1, 2)).sample
         optimizers = [torch.optim.AdamW(p, lr, betas=(.5, .99),
                                         weight_decay=0.) for p in (self.vae.decoder.parameters(), critic.parameters())]
         self.players = dict(decoder=Player(decoder, optimizers[0], decay=.99),
@@ -538,7 +539,6 @@ class RefitStage(Stage):
         models, (context, x0, table, prompts) = self.examples
         text = encode_captions(prompts, models.tokenizer, models.text_encoder)
         wrong = make_wrong_latents(models.teacher, context, x0, table, text, torch.Generator().manual_seed(0))
-        shares = {name: flat_share(to_uint8(self.vae.decode(z.transpose(1, 2)).sample)).mean().item() for name,
-                  z in (("wrong", wrong), ("clean", x0))}
-        return {f"flat_{k}": round(v, 4) for k, v in shares.items()}
+        def decibels(z): return round(psnr(self.vae.decode(z.transpose(1, 2)).sample, self.clean).item(), 2)
+        return dict(psnr_wrong=decibels(wrong), psnr_clean=decibels(x0))          # against what the old decoder made of clean ones
     def finish(self, folder): self.vae.save_pretrained(folder/"vae")

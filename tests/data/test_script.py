@@ -143,7 +143,7 @@ def test_command_line_refuses_wrong_stories(name, tmp_path, capsys):
 @pytest.mark.parametrize("args, says", [("story data_samples/stories/small_king.json -o {}", "is a folder"),
                                         ("story data_samples/stories/small_king.json -o {}/a.mp4 --device gpu",
                                          "cpu or cuda, got gpu"),
-                                        ("exam --steps 5", "add --teacher"),
+                                        ("evaluate --steps 5", "add --teacher"),
                                         ("prepare {} -o {}/b --latents toy --size 90x160", "16 divides"),
                                         ("bench --suite gpu --device cpu --model tiny --shots 0", "at least 1, got 0")])
 def test_command_line_refuses_before_any_work(args, says, tmp_path, capsys):

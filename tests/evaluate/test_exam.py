@@ -155,13 +155,13 @@ def test_score_and_interval_without_numbers():
 def fake_exam(n=40):
     "Errors around .2, .5 and .1; the hue is judged three times only"
     marks = {k: {name: e + .05*noise(n, seed=int(1e4*e) + i) for i, name in enumerate((*CAPTIONED, *UNCAPTIONED))}
-             for k, e in (("own", .2), ("chance", .5), ("ceiling", .1))}
+             for k, e in (("own", .2), ("chance", .5), ("upper_bound", .1))}
     marks["own"]["hue"][3:] = math.nan
-    marks["ceiling"]["sun"][:20] = math.nan                              # these shots count for no kind of error
+    marks["upper_bound"]["sun"][:20] = math.nan                              # these shots count for no kind of error
     return marks
 
 
-@pytest.mark.parametrize("names, key", [(CAPTIONED, "told"), (UNCAPTIONED, "secret")])
+@pytest.mark.parametrize("names, key", [(CAPTIONED, "captioned"), (UNCAPTIONED, "uncaptioned")])
 def test_mean_score_is_the_mean_of_the_report(names, key):
     marks = fake_exam()
     value, low, high = mean_score(marks, names)
@@ -199,7 +199,7 @@ def test_who_knows_the_truth_scores_one(parts, pipe):
     exam = run_evaluation(the_truth(pipe.vae), *parts, n=8, batch=4, progress=False)
     for name in (*CAPTIONED, *UNCAPTIONED):
         for history in ("own", "none", "other"):
-            assert torch.equal(exam[history][name].nan_to_num(9), exam["ceiling"][name].nan_to_num(9))
+            assert torch.equal(exam[history][name].nan_to_num(9), exam["upper_bound"][name].nan_to_num(9))
     looks = exam["looks"]
     assert all(torch.equal(looks["model"][k], looks["codec"][k]) for k in looks["codec"])
     scores = frechet_scores(looks, looks["renders"]["features"])

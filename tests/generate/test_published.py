@@ -88,6 +88,7 @@ def by_the_stream(pipe):
     "The same things, overheard while a stream films"
     heard, films, now = [], [], {}
     def hear(model, args, kwargs, out):
+        if args[0] is None: return                               # captions are read, no frames
         table = kwargs["table"]
         if kwargs.get("predict", True):
             heard.append((now["shot"], int(table.chunk[0, 0]),

@@ -8,6 +8,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 
+from shotstream.model.text import clean_prompt
 from shotstream.model import checkpoints
 from shotstream.model.transformer import ShotTransformer
 from shotstream.model.checkpoints import (
@@ -414,4 +415,4 @@ def test_onto_itself(tmp_path, model, original):
                                     "don&#39;t", "“smart” ‘quotes’", "ﬁlm", "一只 猫　走"])
 def test_words_are_cleaned_as_diffusers_does(prompt):
     clean = pytest.importorskip("diffusers.pipelines.wan.pipeline_wan").prompt_clean
-    assert checkpoints.clean_prompt(prompt) == clean(prompt)
+    assert clean_prompt(prompt) == clean(prompt)

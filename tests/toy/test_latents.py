@@ -8,8 +8,8 @@ from shotstream.model.pixels import to_float
 from shotstream.model.frame_table import FrameTable
 from shotstream.toy.latents import (
     BUDGET, LatentCache, LatentDataset, batch_generator, context_picks, encode_groups, encode_ids,
-    encode_story, frame_groups, latent_counts, loss_weights, needed_singles, next_shot_example, train_story)
-from shotstream.train.probe import probe_targets
+    encode_story, frame_groups, latent_counts, loss_weights, needed_singles, next_shot_example, shot_weights, train_story)
+from shotstream.toy.probe import story_targets
 from shotstream.toy.render import StoryTable, circle, coverage, own_coordinates, pose, render_shot, screen
 from shotstream.generate.teacher import drop_history
 from shotstream.model.text import compose_prompt, encode_prompts
@@ -56,7 +56,7 @@ def test_loss_weights_of_many_shots():
     got = loss_weights(table, rows, 3, start=start)
     for i, row in enumerate(rows.tolist()):
         assert (got[i] - weights_one_by_one(*shots[row], 3, 8, start[i])).abs().max() < 1e-6
-    assert (loss_weights(*shots[5], 4, 1., 7., 16) - weights_one_by_one(*shots[5], 4, 16, 0, 1., 7.)).abs().max() < 1e-6
+    assert (shot_weights(*shots[5], 4, 1., 7., 16) - weights_one_by_one(*shots[5], 4, 16, 0, 1., 7.)).abs().max() < 1e-6
 
 
 @torch.no_grad()
@@ -97,11 +97,11 @@ def test_a_batch_is_what_the_examples_are(data, vae, leak, drop):
         words = data.tokenizer(prompts, padding="max_length", return_tensors="pt")
         assert torch.equal(batch.ids[i, :len(prompts)], words.input_ids) and torch.equal(batch.mask[i, :len(prompts)],
                                                                                          words.attention_mask)
-        goal, weight = probe_targets(story, picks + [(k, 4*j) for j in range(3)], 4)
+        goal, weight = story_targets(story, picks + [(k, 4*j) for j in range(3)], 4)
         weight[:BUDGET] *= not blank
         assert (batch.probe[1][i] - weight).abs().max() < 1e-6
         assert ((batch.probe[0][i] - goal)*(weight > 0)).abs().max() < 1e-6      # the goal counts where there is weight
-        assert (batch.weight[i] - loss_weights(story, k, 3)).abs().max() < 1e-6
+        assert (batch.weight[i] - shot_weights(story, k, 3)).abs().max() < 1e-6
         seen.add((blank, late))
     if leak == 1: assert (False, True) in seen
     if drop == 1: assert seen == {(True, False)}

@@ -66,11 +66,11 @@ class InPlace:
         self.buffers, self.tokens = [[torch.zeros(1, frames*tokens, 2,
                                                   16) for _ in range(2)] for _ in range(blocks)], tokens
 
-    def ask(self, table):
+    def begin_step(self, table):
         self.start, self.end = (int(table.position[0, i] + (i < 0))*self.tokens for i in (0, -1))
         return table, None
 
-    def look(self, layer, *new):
+    def update(self, layer, *new):
         for buffer, x in zip(self.buffers[layer], new): buffer[:, self.start:self.end] = x
         return tuple(buffer[:, :self.end].clone() for buffer in self.buffers[layer])
 

@@ -71,7 +71,7 @@ def test_the_hash_survives_saving(vae, tmp_path):
 class Straight(torch.nn.Module):
     "A teacher that knows the way: velocity = (x - x0)/sigma, so any number of steps ends at `x0`"
     def __init__(self, x0, sigmas): super().__init__(); self.x0, self.seen = x0, sigmas
-    def forward(self, latents, _, text, table=None, phi=None):
+    def forward(self, latents, _, text, table=None, phi=None, num_context=0):
         target = latents.transpose(1, 2)[:, -self.x0.shape[1]:]
         sigma = table.sigma[:, -self.x0.shape[1]:]
         self.seen.append(sigma[:, 0])

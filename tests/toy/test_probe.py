@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from shotstream.train.probe import CHARACTER, SCENE, ProbeLoss, probe_targets, token_grid
+from shotstream.toy.probe import CHARACTER, SCENE, ProbeLoss, probe_targets, story_targets, token_grid
 from shotstream.toy.classifier import LINES, on_line
 from shotstream.toy.render import StoryTable, circle, coverage, own_coordinates, pose, screen
 from shotstream.model.transformer import ShotTransformer
@@ -54,7 +54,7 @@ def test_many_stories_at_once_equal_one_by_one(size):
     assert goal.shape == (len(rows), size*size, CHARACTER+SCENE)
     assert (goal - expected[0]).abs().max() < 1e-6 and (weight - expected[1]).abs().max() < 1e-6
     assert (weight[..., 0] > 0).any() and (weight[..., 0] == 0).any()
-    for mine, theirs in zip(probe_targets(stories[3], frames[3], size), one_by_one(stories[3], frames[3], size)):
+    for mine, theirs in zip(story_targets(stories[3], frames[3], size), one_by_one(stories[3], frames[3], size)):
         assert (mine - theirs).abs().max() < 1e-6
 
 
@@ -64,9 +64,9 @@ def test_the_grid_follows_the_model(patch, grid):
     assert token_grid(model) == grid
     examiner, story = ProbeLoss(model), draw_story(0)
     model(torch.randn(1, 4, 3, 8, 8), None, torch.randn(1, 1, 5, 12), table=single_shot_table(1, 3))
-    goal, weight = (t[None] for t in probe_targets(story, [(0, 0), (0, 4), (0, 8)], grid))
+    goal, weight = (t[None] for t in story_targets(story, [(0, 0), (0, 4), (0, 8)], grid))
     assert all(torch.isfinite(e) and e > 0 for e in examiner(goal, weight, 1))
-    other = (t[None] for t in probe_targets(story, [(0, 0), (0, 4), (0, 8)], 12 - grid))
+    other = (t[None] for t in story_targets(story, [(0, 0), (0, 4), (0, 8)], 12 - grid))
     with pytest.raises(ValueError, match="token_grid"): examiner(*other, 1)
 
 
