@@ -94,7 +94,8 @@ def train(args):
     only = None if args.what == "toy" else args.what
     gpu = args.device == "cuda"
     minutes = args.minutes or (None if args.steps else 35 if only in ALONE else 9 if gpu else 600)
-    run = start_toy(args.folder, minutes, args.steps, args.device, args.size, args.seed, alone=only is not None)
+    run = start_toy(args.folder, minutes, args.steps, args.device, args.size, args.seed, alone=only is not None,
+                    compiles=False if args.steps else None)                   # for a rehearsal it would take longer than the steps
     try: made = train_toy(run, only)
     except TrainingStopped as e:
         print(f"\n{e}")

@@ -123,7 +123,7 @@ class KVCache(HeldFrames):
     def note(self, layer:int):
         "A block looks"
         if self.looked is None:
-            raise RuntimeError("look() outside of a pass: call ask(table) first, as the transformer does")
+            raise RuntimeError("update() outside of a pass: call begin_step(table) first, as the transformer does")
         self.looked = layer + 1
 
     def update(self,
@@ -152,7 +152,7 @@ class KVCache(HeldFrames):
         "Every block has looked; the pass is over"
         if self.looked != self.layers: raise RuntimeError(
             "nothing to commit: run a pass with this cache first" if self.looked is None else
-            f"commit() in the middle of a pass: {self.looked} of {self.layers} blocks have looked")
+            f"append() in the middle of a pass: {self.looked} of {self.layers} blocks were updated")
         self.looked = None
 
     def append(self):
@@ -175,7 +175,7 @@ class KVCache(HeldFrames):
     def held_in(self, layer:int)->tuple: # (b, frames, tokens, heads, d) keys and values
         "What is held in one block, frame by frame in the order of `frames`: context first, then this shot in time"
         if self.past[layer] is None:
-            raise RuntimeError("nothing is held yet: run a pass with this cache and commit() it")
+            raise RuntimeError("nothing is held yet: run a pass with this cache and append() it")
         return tuple(t.unflatten(1, (len(self.frames), -1)) for t in self.past[layer])
 
     def keys(self, layer:int)->Tensor: # (b, frames, tokens, heads, d)
@@ -267,7 +267,7 @@ class StaticKVCache(FramePlaces):
 
     def held_in(self, layer:int)->tuple: # As in `KVCache`
         "What is held in one block, frame by frame in the order of `frames`"
-        if not self.slots: raise RuntimeError("nothing is held yet: run a pass with this cache and commit() it")
+        if not self.slots: raise RuntimeError("nothing is held yet: run a pass with this cache and append() it")
         slots = [slot for _, slot in self.by_time()]
         return tuple(t.unflatten(1, (-1, self.tokens))[:, slots] for t in self.store[layer].unbind(0))
 
