@@ -11,7 +11,7 @@ __all__ = ['SIZES', 'LINEARS', 'Models', 'ToySize', 'for_device', 'channel_weigh
 
 # %% ../../nbs/backstage/train/stages.ipynb #ca044f97
 import copy, random, time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 import torch
 import torch.nn.functional as F
@@ -54,6 +54,7 @@ class Models:
     tokenizer:object
     teacher:ShotTransformer=None
     classifier:nn.Module=None
+    examples:dict=field(default_factory=dict)  # Of `validation_examples`
     def frozen(self, device)->"Models":
         "On a device, in evaluation mode, without gradients"
         for m in (self.vae, self.text_encoder, self.teacher, self.classifier):
@@ -192,7 +193,8 @@ def encode_batch(
 # %% ../../nbs/backstage/train/stages.ipynb #a7e25261
 @torch.no_grad()
 def validation_examples(models:Models, n:int)->tuple: # (context, target, table, prompts), third shots of unseen stories
-    "The same examples every time, on the codec's device"
+    "The same examples every time, on the codec's device; made once for all stages"
+    if n in models.examples: return models.examples[n]
     examples = []
     for seed in range(n):
         story = draw_story(seed, n_shots=3, frames=33, held_out=True)
@@ -201,7 +203,8 @@ def validation_examples(models:Models, n:int)->tuple: # (context, target, table,
                                           dict(zip(needed_singles(story), made["singles"]))))
     context, target, table, prompts = collate(examples)
     device = next(models.vae.parameters()).device
-    return context.to(device), target.to(device), table.to(device), prompts
+    models.examples[n] = context.to(device), target.to(device), table.to(device), prompts
+    return models.examples[n]
 
 @torch.no_grad()
 def validate(transformer, text_encoder, models:Models, examples, past:bool)->dict:
