@@ -32,7 +32,7 @@ def shrink_pictures(path):
 
 
 def skip_what_waits_for_a_person(path, skip):
-    "Cells marked `eval: false` open a desk or a room: they are not run, and keep no output"
+    "Cells marked `eval: false` open a desk or a panel: they are not run, and keep no output"
     nb = nbformat.read(path, 4)
     for cell in nb.cells:
         if not cell.source.startswith("#| eval: false"): continue

@@ -16,7 +16,7 @@ def _folder(): return Path("data_samples/stories")
 def _check_steps(args):
     if args.steps is None: return
     if not args.teacher:
-        raise ValueError("--steps is the teacher's number of network calls: add --teacher; the student always takes "
+        raise ValueError("--steps is the teacher's number of denoising steps: add --teacher; the student always takes "
                          "four")
     if args.steps < 1: raise ValueError(f"--steps: at least 1, got {args.steps}")
 
@@ -237,7 +237,7 @@ def _story_arguments(commands):
     s.add_argument("--seed", type=int, default=None, help="another seed, another film (default: the story's)")
     s.add_argument("--teacher", action="store_true", help="film with the slow model that the student learned from")
     s.add_argument("--steps", type=int, default=None,
-                   help="with --teacher: network calls per shot, fewer is faster and rougher (default: 20)")
+                   help="with --teacher: denoising steps per shot, fewer is faster and rougher (default: 20)")
     s.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     s.add_argument("--model", default="toy",
                    help="'toy', a folder with a pipeline, or its name on the hub (default: %(default)s)")
@@ -265,7 +265,7 @@ def _train_arguments(commands):
     t.add_argument("--folder", default="runs/toy", help="where everything is kept (default: %(default)s)")
     t.add_argument("--device", default=None, help="cpu or cuda (default: a GPU where there is one)")
     t.add_argument("--size", choices=("tiny", "small", "base"), default="small",
-                   help="of the networks (default: %(default)s, as the package has)")
+                   help="of the networks (default: %(default)s; the shipped toy is older: 160 features, patches of 2 x 2)")
     t.add_argument("--seed", type=int, default=0, help="another seed, another toy (default: %(default)s)")
     t.add_argument("--processes", type=int, default=1,
                    help="processes that train together, one per core or GPU (default: %(default)s)")
@@ -280,7 +280,7 @@ def _exam_arguments(commands):
     e.add_argument("--teacher", action="store_true", help="examine the teacher instead of the student")
     e.add_argument("--films", action="store_true",
                    help="film whole stories from their own past instead, and measure what has drifted after five shots")
-    e.add_argument("--steps", type=int, default=None, help="with --teacher: network calls per shot (default: 20)")
+    e.add_argument("--steps", type=int, default=None, help="with --teacher: denoising steps per shot (default: 20)")
     e.add_argument("--model", default="toy", help="'toy', or a folder with a pipeline (default: %(default)s)")
     e.set_defaults(run=evaluate)
 

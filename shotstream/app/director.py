@@ -57,7 +57,7 @@ class StoryState:
 
     @property
     def shots(self)->tuple: return self.branches[self.name]
-    def having(self, shots, name=None)->"Story":
+    def having(self, shots, name=None)->"StoryState":
         "The same with other shots in the branch that is on the screen, or in another that comes there"
         return StoryState({**self.branches, name or self.name: tuple(shots)}, name or self.name)
 

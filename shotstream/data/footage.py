@@ -191,7 +191,7 @@ def stills_of(lengths, k): # List of frames
 def save_latents(
     path, latents, # From `encode_shot`, one per shot
 ):
-    "One shard: `shots` and `singles`, as `data.encode_story` returns them"
+    "One shard: `shots` and `singles`, as `toy.latents.encode_story` returns them"
     import torch
     from safetensors.torch import save_file
     shots, singles = (torch.cat(x) for x in zip(*latents))
@@ -287,7 +287,7 @@ def _write_csv(output):
 @dataclass(frozen=True)
 class Prepared:
     "What became of the films in a folder"
-    csv:Path       # For `story.load_clips`
+    csv:Path       # For `data.script.load_clips`
     made:list      # Names of films
     skipped:list   # Made at an earlier run
     bad:dict       # {name: reason}

@@ -15,7 +15,7 @@ from ..toy.classifier import flat_pixels
 def score(
     error:Tensor, chance:Tensor, upper_bound:Tensor, # (n,) errors of the same attribute; NaN is skipped
 )->float:
-    "`(e_chance - e) / (e_chance - e_ceiling)`: 0: guessing, 1: a reconstruction of the truth; NaN if these are equal"
+    "`(chance - error)/(chance - upper_bound)`: 0: guessing, 1: a reconstruction of the truth; NaN if these are equal"
     e, c, b = (x.nanmean().item() for x in (error, chance, upper_bound))
     return (c - e)/(c - b) if c != b else math.nan
 

@@ -129,7 +129,7 @@ class TrainingOptions:
     sampling:Sampling             # Of the student, and (`context_time`) of the scores
     pair_steps:int                # Euler steps of the teacher's ODE trajectories
     pair_guidance:Guidance        # Of these trajectories
-    score_guidance:Guidance       # Of the teacher when it classifiers the student's samples
+    score_guidance:Guidance       # Of the teacher when it scores the student's samples
     teacher_sigma:callable        # `teacher_sigma(n, generator=None)` -> (n,) noise levels of the teacher's loss
     score_sigma:callable          # The same for the scores and the critic's loss
     cache_gradient:str="detached" # Through the KV cache of a rollout: see `KVCache`

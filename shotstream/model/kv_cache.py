@@ -151,7 +151,7 @@ class KVCache(HeldFrames):
     def finish_pass(self):
         "Every block has looked; the pass is over"
         if self.looked != self.layers: raise RuntimeError(
-            "nothing to commit: run a pass with this cache first" if self.looked is None else
+            "nothing to append: run a pass with this cache first" if self.looked is None else
             f"append() in the middle of a pass: {self.looked} of {self.layers} blocks were updated")
         self.looked = None
 
@@ -199,7 +199,7 @@ class FramePlaces(KVCache):
         budget:int=6, window:int=21, sink:int=0, relative:bool=False,
         dtype=torch.float32, device=None, gradient:str="detached",
     ):
-        if gradient != "detached": raise ValueError("StaticKVCache writes in place, gradients cannot pass: use Memory")
+        if gradient != "detached": raise ValueError("StaticKVCache writes in place, gradients cannot pass: use KVCache")
         self.tokens, self.budget = tokens, budget
         slots = (budget+sink+window)*tokens
         self.store = torch.zeros(layers, 2, batch, slots, heads, head_dim, dtype=dtype, device=device)

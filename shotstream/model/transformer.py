@@ -145,7 +145,7 @@ def self_attention(
 
 # %% ../../nbs/10_transformer.ipynb #75f822fa
 def token_mask(
-    attention_mask:Tensor|None, # (b, f, f) bool, which frame attends to which; `None`: everybody at everybody
+    attention_mask:Tensor|None, # (b, f, f) bool, which frame attends to which; `None`: everybody to everybody
     n:int,               # Tokens per frame
 )->Tensor|None:          # (b, 1, f*n, f*n)
     "The same rule for tokens: every frame is n of them"
@@ -301,7 +301,7 @@ class ShotTransformer(WanTransformer3DModel):
         encoder_hidden_states_image=None,
         return_dict:bool=True, attention_kwargs=None,
         table:FrameTable|None=None,    # (b, f) one row per latent frame; `None` is plain Wan
-        attention_mask:Tensor|None=None, # (b, f, f) bool, which frame attends to which, at least one each; `None`: all at all
+        attention_mask:Tensor|None=None, # (b, f, f) bool, which frame attends to which, at least one each; `None`: all to all
         phi:float=1/6,                 # Phase jump of RoPE at a cut
         cache=None,                    # A `KVCache`: frames of earlier passes that these frames see
         predict:bool=True,             # Without: only fill the cache

@@ -93,7 +93,7 @@ def story_targets(
 class ProbeLoss(nn.Module):
     "Asks tokens inside a transformer what they know. Not part of the model that is shipped"
     def __init__(self,
-        model,          # A `ShotTransformer`; from now on the examiner listens to it
+        model,          # A `ShotTransformer`; from now on this loss listens to it
         past:int=1,     # After this block, tokens of the past are asked
         new:int=3,      # After this one, tokens of the new shot
     ):

@@ -13,7 +13,7 @@ from shotstream.model.flow import add_noise
 from shotstream.toy.classifier import AttributeClassifier
 from shotstream.toy.latents import codec_hash
 from shotstream.train.refit import (
-    FrameCritic, Refit, RefitWeights, hinge_loss, judge_distance, make_wrong_latents, mix_latents, refit_loss,
+    FrameCritic, Refit, RefitWeights, hinge_loss, classifier_distance, make_wrong_latents, mix_latents, refit_loss,
     refit_step)
 from shotstream.model.transformer import ShotTransformer
 
@@ -152,7 +152,7 @@ def test_hinge_loss_by_hand():
     assert hinge_loss(one, -one) == 0 and hinge_loss(-one, one) == 4
 
 
-def test_judge_distance_by_hooks(classifier):
+def test_classifier_distance_by_hooks(classifier):
     "Layer by layer, frame by frame, by another way through the network"
     a, b = noise(2, 3, 9, 64, 64).tanh(), noise(2, 3, 9, 64, 64, seed=1).tanh()
     seen = []
@@ -163,8 +163,8 @@ def test_judge_distance_by_hooks(classifier):
     layers = len(seen)//2
     unit = [x/x.norm(dim=1, keepdim=True) for x in seen]
     slow = sum((u - v).abs().sum(1).mean() for u, v in zip(unit[:layers], unit[layers:]))/layers
-    with torch.no_grad(): assert judge_distance(classifier, a, b).item() == pytest.approx(slow.item(), rel=1e-4)
-    assert judge_distance(classifier, a, a) == 0
+    with torch.no_grad(): assert classifier_distance(classifier, a, b).item() == pytest.approx(slow.item(), rel=1e-4)
+    assert classifier_distance(classifier, a, a) == 0
 
 
 def test_refit_loss_adds_up(classifier):
@@ -172,7 +172,7 @@ def test_refit_loss_adds_up(classifier):
     weights = RefitWeights(2., 3., .5, .25)
     loss, parts = refit_loss(a, b, classifier, critic, weights)
     edge = sum(((a.diff(dim=d) - b.diff(dim=d)).abs().mean()) for d in (-1, -2))
-    slow = 2*(a-b).abs().mean() + 3*edge + .5*judge_distance(classifier, a, b) - .25*critic(a).mean()
+    slow = 2*(a-b).abs().mean() + 3*edge + .5*classifier_distance(classifier, a, b) - .25*critic(a).mean()
     assert loss.item() == pytest.approx(slow.item(), rel=1e-5) and set(parts) == {"pixel", "edge", "perceptual",
             "adversarial"}
     assert refit_loss(a, a, weights=PLAIN)[0] == 0
