@@ -78,6 +78,10 @@ class Person:
     def text(self): return " ".join(self.page.locator(".widget-html-content").all_inner_texts())
     def cards(self): return self.page.locator("button[title^='film this shot again']").count()
     def filming(self, shot): self.until(lambda: f"shot {shot}," in self.text())      # its frames are on the screen
+    def idle(self):
+        "The kernel waits for somebody"
+        self.page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
+                                    "?.status === 'idle'", timeout=90000)
     def until(self, condition, seconds=60.):
         start = time.time()
         while time.time() - start < seconds:
@@ -96,9 +100,8 @@ def person(tmp_path_factory):
         browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport=dict(width=1280, height=1100))
         page.goto(address("desk.ipynb"))
-        page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status "
-                               "=== 'idle'", timeout=90000)
         someone = Person(page)
+        someone.idle()
         someone.folder = folder
         someone.run_all()
         page.locator("button.jupyter-button:has-text('Next shot')").first.wait_for(timeout=120000)
@@ -198,6 +201,7 @@ def test_the_tab_is_closed_and_opened_again(person):
     cards = person.cards()
     person.type("wide shot: the ball grows.")
     person.click("Next shot")
+    person.filming(cards + 1)               # the click has arrived; a reload may take one away that is on its way
     person.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save').then(() => true)")
     person.page.reload()
     person.page.locator("button.jupyter-button:has-text('Next shot')").first.wait_for(timeout=90000)
@@ -219,8 +223,9 @@ def test_a_restarted_kernel_finds_the_story(person):
     person.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
     person.page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs').then(() => true)")
     person.until(lambda: person.cards() == 0)                                     # what is seen next is new
+    person.idle()
     person.run_all()
-    person.until(lambda: person.cards() == cards)
+    person.until(lambda: person.cards() == cards, 120)
     before = person.see()
     person.type("close up: the ball waves.")
     person.click("Next shot")                                                     # and the story goes on
