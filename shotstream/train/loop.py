@@ -112,7 +112,7 @@ def start_machine(
     if not cuda: torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     accelerator = Accelerator(cpu=not cuda,
                               kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)])
-    where = accelerator.device
+    where = accelerator.device if cuda else torch.device("cpu")               # not "cpu:0", which files do not know
     if precision is None: precision = "bf16" if bf16_is_faster(where) else "fp32"
     if compiles is None: compiles = bool(shutil.which("g++") or shutil.which("gcc")) and (cuda or precision == "bf16")
     return accelerator, Machine(where, precision, compiles, accelerator.num_processes)

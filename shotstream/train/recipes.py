@@ -222,8 +222,11 @@ def make_pairs(run:ToyRun):
     if run.done("pairs"): return
     fill(run)
     n = generate_ode_pairs(run.folder/"pairs", run.models, run.data, run.machine,
-                           batch=4 if run.steps else 12*run.size.films//8, seed=run.seed, progress=run.progress, **long)
-    save_text(run.folder/"pairs"/"done", str(n))
+                           batch=4 if run.steps else 12*run.size.films//8, seed=run.seed,
+                           progress=run.progress, rank=run.accelerator.process_index, **long)
+    run.accelerator.wait_for_everyone()
+    if run.accelerator.is_main_process: save_text(run.folder/"pairs"/"done", str(n))
+    run.accelerator.wait_for_everyone()
 
 def pairs_of(run:ToyRun)->OdePairs: return OdePairs(run.folder/"pairs", run.machine.device)
 

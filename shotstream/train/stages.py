@@ -235,9 +235,10 @@ def generate_ode_pairs(
     folder, models:Models, data:LatentDataset, machine:Machine,
     pairs:int=None, minutes:float=None, # How many, or how long
     batch:int=12, seed:int=0, options:TrainingOptions=TOY_TRAINING, progress=True,
+    rank:int=0,            # Of `machine.processes`: each makes the files of its own numbers
 )->int: # Pairs in the folder
     "Sampling paths of the teacher with their ends, in files of one batch; what is there already is kept (§5.1)"
-    folder, began, i = Path(folder), time.time(), 0
+    folder, began, i = Path(folder), time.time(), rank
     folder.mkdir(parents=True, exist_ok=True)
     sampling = replace(options.sampling, steps=options.pair_steps)
     bar = tqdm(total=pairs or round(60*minutes), unit="pair" if pairs else "s", desc="ODE pairs", disable=not progress)
@@ -245,9 +246,9 @@ def generate_ode_pairs(
         path = folder/f"{i:05d}.safetensors"
         if not path.exists():
             save_whole(path, ode_pairs(models, data, machine, batch, seed_of(seed, "pairs", i), sampling, options))
-        i += 1
-        bar.update(batch if pairs else round(time.time() - began) - bar.n)
-    return i*batch
+        i += machine.processes
+        bar.update(batch*machine.processes if pairs else round(time.time() - began) - bar.n)
+    return len(list(folder.glob("*.safetensors")))*batch
 
 def save_whole(path:Path, tensors:dict):
     "A file is whole or not there"
