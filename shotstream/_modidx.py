@@ -1734,6 +1734,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'shotstream/train/recipes.py'),
                                           'shotstream.train.recipes.python_random': ( 'backstage/train/recipes.html#python_random',
                                                                                       'shotstream/train/recipes.py'),
+                                          'shotstream.train.recipes.same_settings': ( 'backstage/train/recipes.html#same_settings',
+                                                                                      'shotstream/train/recipes.py'),
                                           'shotstream.train.recipes.some_clip': ( 'backstage/train/recipes.html#some_clip',
                                                                                   'shotstream/train/recipes.py'),
                                           'shotstream.train.recipes.start_toy': ( 'backstage/train/recipes.html#start_toy',

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SHARES', 'some_clip', 'clips', 'python_random', 'CodecLoss', 'CodecStage', 'classified_shot', 'blurred_or_noisy',
-           'ClassifierLoss', 'ClassifierStage', 'ToyRun', 'start_toy', 'fill', 'make_base', 'take_over', 'make_teacher',
-           'make_pairs', 'pairs_of', 'make_ode', 'make_stage1', 'make_stage2', 'make_control', 'make_refit',
-           'make_codec', 'make_classifier']
+           'ClassifierLoss', 'ClassifierStage', 'ToyRun', 'same_settings', 'start_toy', 'fill', 'make_base',
+           'take_over', 'make_teacher', 'make_pairs', 'pairs_of', 'make_ode', 'make_stage1', 'make_stage2',
+           'make_control', 'make_refit', 'make_codec', 'make_classifier']
 
 # %% ../../nbs/backstage/train/recipes.ipynb #2dc0f625
-import random
+import json, random
 from dataclasses import dataclass, replace
 from pathlib import Path
 import torch
@@ -170,6 +170,15 @@ class ToyRun:
     def network(self, name:str)->ShotTransformer:
         return load_transformer(self.folder/name/"transformer").to(self.machine.device)
 
+def same_settings(folder:Path, settings:dict):
+    "A folder holds one making: stages of a rehearsal must not be taken for the real ones"
+    file = folder/"settings.json"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        return save_text(file, json.dumps(settings))
+    if (old := json.loads(file.read_text())) != settings:
+        raise ValueError(f"{folder} was begun with {old}, not {settings}: choose another folder")
+
 def start_toy(
     folder,                 # Everything is kept here; the same call goes on from what is there
     minutes:float=None, steps:int=None, # Of the whole recipe, or steps of every stage
@@ -179,6 +188,7 @@ def start_toy(
     "Check everything before any time is spent"
     if size not in SIZES: raise ValueError(f"size is one of {', '.join(SIZES)}, got {size!r}")
     accelerator, machine = start_machine(device, compiles=compiles)
+    same_settings(Path(folder), dict(size=size, seed=seed, steps=steps))
     if machine.device.type == "cpu": keep_freed_memory()                     # as much as the matrix products, otherwise
     vae, classifier = ToyVAE.from_pretrained(ASSETS/"toy"/"vae").float(), AttributeClassifier.from_pretrained(ASSETS/"classifier").float()
     models = Models(vae, load_text_encoder(ASSETS/"toy"/"text_encoder"), toy_tokenizer(),
