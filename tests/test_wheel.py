@@ -1,4 +1,4 @@
-"""The wheel works without the checkout: its own weights make a shot in an environment that has never seen the source."""
+"""The wheel works without the checkout: its own weights make a shot in an environment that never saw the source."""
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +11,8 @@ torch.set_num_threads(1)
 assert "site" in shotstream.__file__, shotstream.__file__
 from shotstream import ShotStreamPipeline
 pipe = ShotStreamPipeline.from_pretrained("toy")
-film = pipe({"caption": "a red ball with a hat in the forest by day.", "shots": [{"caption": "wide shot: the ball waves.", "frames": 9}]})
+film = pipe({"caption": "a red ball with a hat in the forest by day.",
+             "shots": [{"caption": "wide shot: the ball waves.", "frames": 9}]})
 assert film.frames.shape == (9, 64, 64, 3), film.frames.shape
 assert film.frames.float().std() > 20, "a flat picture"
 print("made a film")

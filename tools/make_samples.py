@@ -43,17 +43,16 @@ def main():
     for number, seed in enumerate(SEEDS, start=1):
         story, name = draw_story(seed), f"{number:02d}"
         frames, spans = film(story, DISSOLVES.get(seed, {}))
-        captions = {"global_caption": story.caption} | {f"shot{k}": shot.caption for k,
-                                                        shot in enumerate(story.shots, start=1)}
+        captions = {"global_caption": story.caption}
+        captions |= {f"shot{k}": shot.caption for k, shot in enumerate(story.shots, start=1)}
         (FOLDER/f"{name}.json").write_text(json.dumps(captions, indent=2) + "\n", encoding="utf-8")
         write_video(FOLDER/f"{name}.mp4", frames, scale=SCALE, crf=23)
         rows.append([len(spans), f"{name}.json", f"{name}.mp4", spans])
         print(f"{name}.mp4  seed {seed:2}  {len(spans)} shots  {len(frames):3} frames  "
               f"{(FOLDER/f'{name}.mp4').stat().st_size/1000:5.1f} kB")
     with open(FOLDER/"clips.csv", "w", newline="", encoding="utf-8") as f:
-        csv.writer(f,
-                   lineterminator="\n").writerows([["shot_num_from_caption", "json_path", "video_path", "frame_number"],
-                                                   *rows])
+        head = ["shot_num_from_caption", "json_path", "video_path", "frame_number"]
+        csv.writer(f, lineterminator="\n").writerows([head, *rows])
 
 
 if __name__ == "__main__": main()

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# On a machine without a network: put the wheels of tools/offline_wheels.sh beside the machine's own packages, then run a `shotstream` command.
+# On a machine without a network: put the wheels of tools/offline_wheels.sh beside the machine's own packages,
+# then run a `shotstream` command.
 #   bash tools/offline.sh train toy --minutes 8.5 --device cuda --folder runs/toy
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,4 +1,4 @@
-"""Run notebooks from top to bottom and keep their outputs, pictures made small: `python tools/refresh.py [nbs/01_world.ipynb ...]`."""
+"""Run notebooks, keep their outputs, make pictures small: `python tools/refresh.py [nbs/01_world.ipynb ...]`."""
 import base64
 import io
 import subprocess

@@ -18,7 +18,7 @@ from .desk import Metronome, Panel, as_jpeg
 from ..generate.pipeline import ShotStreamPipeline, student_shots, toy_student
 from ..data.script import Script, parse_script, read_video
 from ..generate.stream import Settings
-from ..data.video import write_whole
+from ..model.files import write_text
 
 # %% ../../nbs/backstage/app/study.ipynb #7d6feb85
 def noise_of(
@@ -70,7 +70,7 @@ def plan(pipes, settings:dict)->dict: # {name: (pipeline, settings without "mode
 def side_by_side(
     pipes,         # A `ShotStreamPipeline`, or {name: pipeline}
     story,         # A `Script`, the path of a story file, or its content
-    settings:dict, # {name: settings}: those of `pipe.stream`, and "model": a name in `pipes`, or a stage of the toy's training
+    settings:dict, # {name: settings}: those of `pipe.stream`, and "model": a name in `pipes`, or a stage of training
     seed:int|None=None, # Instead of the story's
     follow=lambda name, frames: None, # Called with all new `Frames`
     **shared,      # Settings of all
@@ -135,7 +135,7 @@ def read_answers(
         if len(line) != len(COLUMNS) or not row["item"].isdecimal() or row["chosen"] not in ("0", "1"):
             raise ValueError(f"{path}, row {n}: a row has {len(COLUMNS)} values, \"item\" is a number, \"chosen\" is "
                              f"0 or 1, got {str(line)[:100]}")
-        rows.append(dict(row, item=int(row["item"]), chosen=int(row["chosen"])))
+        rows.append(row | {"item": int(row["item"]), "chosen": int(row["chosen"])})
     return rows
 
 # %% ../../nbs/backstage/app/study.ipynb #54e54505
@@ -162,7 +162,9 @@ def selection_rates(
     "The table of §5.2"
     votes = {}
     for r in rows: votes.setdefault((r["question"], r["system"]), []).append(r["chosen"])
-    return [Rate(*key, sum(v)/len(v), *wilson(sum(v), len(v)), len(v)) for key, v in votes.items()]
+    bounds = {key: wilson(sum(v), len(v)) for key, v in votes.items()}
+    return [Rate(question, system, sum(v)/len(v), *bounds[question, system], answers=len(v))
+            for (question, system), v in votes.items()]
 
 def rates_table(
     rates, # From `selection_rates`
@@ -199,8 +201,8 @@ class Study:
         path=None,                # CSV to save to by itself; answers found there are taken up
         rater:str="",             # Who answers; each has an own order, and needs an own file
     ):
-        self.films, self.questions, self.rater, self.path, self.rows = (films, dict(questions), rater, path
-                                                                        and Path(path), [])
+        self.films, self.questions, self.rater = films, dict(questions), rater
+        self.path, self.rows = path and Path(path), []
         self.systems, lengths = sorted(films), {len(f) for f in films.values()}
         if not 2 <= len(films) <= len(LABELS):
             raise ValueError(f"a study compares 2 to {len(LABELS)} systems, got {len(films)}")
@@ -211,10 +213,8 @@ class Study:
         self.items = lengths.pop()
         if prompts is not None and len(prompts) != self.items:
             raise ValueError(f"there are {self.items} items and {len(prompts)} prompts")
-        self.prompts = ["\n".join([p.caption, *(s.caption for s in p.shots)]) if isinstance(p,
-                                                                                            Script) else p
-                                                                                            for p in prompts
-                                                                                            or [""]*self.items]
+        self.prompts = ["\n".join([p.caption, *(s.caption for s in p.shots)]) if isinstance(p, Script) else p
+                        for p in prompts or [""]*self.items]
         rng = random.Random(f"{seed} {rater}")
         self.order = rng.sample(range(self.items), self.items)
         self.key = dict(zip(self.order, blind_labels(self.systems, self.items, rng)))   # item -> {label: system}
@@ -234,7 +234,7 @@ class Study:
         out = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         out.writeheader()
         out.writerows(self.rows)
-        write_whole(path, lambda p: p.write_bytes(text.getvalue().encode()))
+        write_text(path, text.getvalue())
 
     def checked(self, rows, path):
         "Rows of this very study"
@@ -417,9 +417,9 @@ class StudyPanel(Panel):
         self.study, self.item = study, None
         self.status, self.head, self.prompt, self.clips = W.HTML(), W.HTML(), W.HTML(), Clips()
         self.bar = W.IntProgress(max=study.items, layout=W.Layout(width="420px"))
-        self.toggles = {q: [W.ToggleButton(description=d,
-                                           layout=W.Layout(width="auto")) for d in (*LABELS[:len(study.systems)],
-                                                                                    "none")] for q in study.questions}
+        labels = (*LABELS[:len(study.systems)], "none")
+        self.toggles = {q: [W.ToggleButton(description=d, layout=W.Layout(width="auto")) for d in labels]
+                        for q in study.questions}
         for row in self.toggles.values():
             for t in row:
                 t.observe(lambda change, row=row, t=t: self.exclude(row, t) if change["new"] else None, "value")
@@ -443,15 +443,15 @@ class StudyPanel(Panel):
         self.item, done = self.study.next, len(self.study.done)
         self.bar.value = done
         over = self.item is None
-        self.head.value = "All items are answered. Thank you!" if over else (f"Item {done + 1} of {self.study.items}. "
-                                                                             f"Choose as many clips as you like.")
-        self.results.layout.display, self.sheet.layout.display, self.ahead.disabled = (None
-                                                                                       if over else "none",
-                                                                                       "none" if over else None, over)
+        ask = f"Item {done + 1} of {self.study.items}. Choose as many clips as you like."
+        self.head.value = "All items are answered. Thank you!" if over else ask
+        self.results.layout.display, self.sheet.layout.display = (None, "none") if over else ("none", None)
+        self.ahead.disabled = over
         for t in (t for row in self.toggles.values() for t in row): t.value = False
         self.clips.load({})
         if over: return
-        self.prompt.value = f'<div style="white-space:pre-wrap;font-style:italic">{html.escape(self.study.prompts[self.item])}</div>'
+        prompt = html.escape(self.study.prompts[self.item])
+        self.prompt.value = f'<div style="white-space:pre-wrap;font-style:italic">{prompt}</div>'
         self.work(self.bring)
 
     def bring(self):

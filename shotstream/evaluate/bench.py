@@ -65,9 +65,8 @@ def time_teacher(pipe, caption, prompt, latents, steps, guidance=5.):
     return dict(seconds=seconds, passed_frames=seen["frames"], transformer=seen["seconds"])
 
 # %% ../../nbs/backstage/evaluate/bench.ipynb #4ae212b3
-CAPTION, PROMPTS = "a red ball with a hat in the forest by day.", ("wide shot: the ball waves.",
-                                                                   "close up: the ball jumps.",
-                                                                   "panning shot: the ball walks right.")
+CAPTION = "a red ball with a hat in the forest by day."
+PROMPTS = ("wide shot: the ball waves.", "close up: the ball jumps.", "panning shot: the ball walks right.")
 
 def cpu_suite(
     pipe,              # A `ShotStreamPipeline` with a teacher

@@ -81,7 +81,8 @@ def pass_flops(
 )->dict:               # {part: operations}
     "What one pass of the transformer costs, two operations per multiplication and addition"
     c = SimpleNamespace(**config)
-    d, q, text, patch = c.num_attention_heads*c.attention_head_dim, frames*tokens, captions*length, math.prod(c.patch_size)
+    d, patch = c.num_attention_heads*c.attention_head_dim, math.prod(c.patch_size)
+    q, text = frames*tokens, captions*length
     blocks = c.num_layers if predict else c.num_layers - 1
     return {
         "projections":       12*q*d*d*blocks + (0 if predict else 4*q*d*d),    # q, k, v, o of frames; q, o of captions
@@ -135,12 +136,11 @@ class CodecStep:
 
 def _codec_step(vae, f, *args):
     "Run one call and watch"
-    moved, size = [], lambda tensors: sum(t.numel()*t.element_size() for t in tree_leaves(tensors) if isinstance(t,
-                                                                                                                 Tensor))
+    moved = []
+    def size(tensors): return sum(t.numel()*t.element_size() for t in tree_leaves(tensors) if isinstance(t, Tensor))
     def note(module, inputs, output): moved.append(size((inputs, output)))
-    hooks = [m.register_forward_hook(note) for m in vae.modules() if isinstance(m,
-                                                                                (nn.Conv2d, nn.Conv3d,
-                                                                                 nn.ConvTranspose2d))]
+    convolutions = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
+    hooks = [m.register_forward_hook(note) for m in vae.modules() if isinstance(m, convolutions)]
     with torch.no_grad(), Allocations() as used, FlopCounterMode(display=False) as counter: out = f(*args)
     for h in hooks: h.remove()
     state = out[1] if isinstance(out, tuple) else None
@@ -198,8 +198,8 @@ def frame_sizes(
     "What one latent frame is for the transformer"
     c, (_, h, w) = pipe.transformer.config, pipe.latent_shape(size)
     tokens = h//c.patch_size[1]*(w//c.patch_size[2])
-    return tokens, 2*c.num_layers*tokens*c.num_attention_heads*c.attention_head_dim*(dtype
-                                                                                     or pipe.transformer.dtype).itemsize
+    itemsize = (dtype or pipe.transformer.dtype).itemsize
+    return tokens, 2*c.num_layers*tokens*c.num_attention_heads*c.attention_head_dim*itemsize
 
 # %% ../../nbs/gpu/24_seconds.ipynb #615187b8
 CHUNK = 3   # latent frames (published)
@@ -222,8 +222,8 @@ def shot_work(
 )->list[Stage]:         # In the order in which a stream does them
     "Exact counts of everything one shot costs"
     size, config, length = tuple(size or pipe.config.size), pipe.transformer.config, pipe.tokenizer.model_max_length
-    (tokens, frame), codec, weights = frame_sizes(pipe, size), codec_steps(pipe.vae,
-                                                                           size), weight_bytes(pipe.transformer)
+    (tokens, frame), codec = frame_sizes(pipe, size), codec_steps(pipe.vae, size)
+    weights = weight_bytes(pipe.transformer)
     def denoise(name, chunk, frames, key_frames, captions=0):
         return Stage(name, pass_flops(config, tokens, frames, key_frames, captions, length, name == "denoise"),
                      weights + key_frames*frame, chunk, frames, key_frames)
@@ -328,23 +328,23 @@ def memory_plan(
     size=None,          # Height and width in pixels; by default the config's
     dtype=None,         # By default the pipeline's
     fp8:bool=False,     # See `weight_bytes`
-    text:str="gpu",     # Where the text encoder is: "gpu", "visits" (it comes for every prompt), "cpu", or "released" once all prompts are encoded
+    text:str="gpu",     # Where the text encoder is: "gpu", "visits" (for every prompt), "cpu", or "released" afterwards
     budget:int=6, window:int=21, sink:int=0, # See `Settings`
 )->MemoryPlan:
     "Where the bytes are while a story is filmed; a teacher is not counted"
     if text not in ("gpu", "visits", "cpu", "released"):
         raise ValueError(f'text is "gpu", "visits", "cpu" or "released", got {text!r}')
     size, dtype, c = tuple(size or pipe.config.size), dtype or pipe.transformer.dtype, pipe.transformer.config
-    (tokens, frame), codec, text_bytes = frame_sizes(pipe, size, dtype), codec_steps(pipe.vae, size,
-                                                                                     dtype), weight_bytes(pipe.text_encoder, dtype)
+    (tokens, frame), codec = frame_sizes(pipe, size, dtype), codec_steps(pipe.vae, size, dtype)
+    text_bytes = weight_bytes(pipe.text_encoder, dtype)
     d = c.num_attention_heads*c.attention_head_dim
     parts = {"transformer": weight_bytes(pipe.transformer, dtype, fp8), "codec": weight_bytes(pipe.vae, dtype),
              "text encoder": text_bytes if text == "gpu" else 0,
              "global memory, the context": budget*frame, "local memory, this shot": (window+sink)*frame,
              "caption, read": 2*c.num_layers*pipe.tokenizer.model_max_length*d*dtype.itemsize,
              "codec's own memory": codec["next"].kept,
-             "pixels of this shot": LONGEST*math.prod(size)*3*(1 if pipe.config.context_pixels == "uint8"
-                                                               else dtype.itemsize)}
+             "pixels of this shot": LONGEST*math.prod(size)*3*(
+                 1 if pipe.config.context_pixels == "uint8" else dtype.itemsize)}
     working = {"largest pass": pass_bytes(c, max(budget, CHUNK)*tokens, dtype),
                "codec": max(step.peak for step in codec.values()),
                **({"text encoder": text_bytes} if text == "visits" else {})}

@@ -20,7 +20,7 @@ from ..model.pixels import to_float, to_uint8
 from ..toy.latents import collate, context_picks, next_shot_example
 from ..toy.classifier import CIRCLES, CLASSES, LINES, UNCAPTIONED, CAPTIONED, errors, truth, visible
 from .metrics import flat_share, frechet_distance, interval, motion, score
-from ..train.stages import own_history
+from ..train.stages import Models, own_history
 from ..model.flow import Guidance, Sampling
 from ..toy.vocabulary import encode_captions
 from ..toy.render import render_shot
@@ -60,8 +60,8 @@ def distance(name, a, b): # Number in [0, 1]
 # %% ../../nbs/backstage/evaluate/exam.ipynb #88225ba6
 def by_teacher(model, sampling:Sampling, guidance:Guidance): # For `run_evaluation`
     "Film with the slow model"
-    return lambda context, table, text, generator: sample_shot(model, context, table, text, sampling, guidance,
-                                                               generator)
+    return lambda context, table, text, generator: sample_shot(
+        model, context, table, text, sampling, guidance, generator)
 
 def by_student(model, sampling:Sampling): # For `run_evaluation`
     "Film chunk by chunk"
@@ -121,7 +121,7 @@ def chance_errors(
 @torch.no_grad()
 def run_evaluation(
     film,                  # `film(context, table, text, generator)` -> latents: `by_teacher` or `by_student`
-    text_encoder, tokenizer, vae, classifier,
+    models:Models,         # With a classifier; they decide the device
     n:int=256,             # Questions
     first:int=0,           # Number of the first one
     histories=("own", "none", "other"),
@@ -131,13 +131,14 @@ def run_evaluation(
     own one"""
     if "other" in histories and (n-1) % batch == 0:
         raise ValueError(f"n={n} in batches of {batch} leaves one story alone, with no other's history: change one")
+    vae, classifier = models.vae, models.classifier
     stories, truths = [evaluation_story(i) for i in range(first, first+n)], []
     rows, looks = defaultdict(list), defaultdict(list)
     for start in tqdm(range(0, n, batch), disable=not progress, desc="evaluation"):
         part = stories[start:start+batch]
         asked = [{k: v for k, v in truth(s, SHOT).items() if k in CAPTIONED or k in seen_before(s)} for s in part]
         truths += asked
-        context, x0, table, text, real = true_batch(part, SHOT, text_encoder, tokenizer, vae)
+        context, x0, table, text, real = true_batch(part, SHOT, models.text_encoder, models.tokenizer, vae)
         pasts = dict(own=(context, table), none=drop_history(context, table), other=(context.roll(1, 0), table))
         looks["renders"].append(film_looks(classifier, real))
         for name in ("upper_bound", *histories):
@@ -153,7 +154,7 @@ def run_evaluation(
 def table(
     reports, # {history: from `report`}
 )->str:
-    "Scores side by side, told attributes first"
+    "Scores side by side, captioned attributes first"
     names = [n for n in (*CAPTIONED, *UNCAPTIONED) if all(n in r for r in reports.values())]
     row = lambda r, n: f"{r[n][0]:6.2f} [{r[n][1]:5.2f},{r[n][2]:5.2f}]"
     lines = [f"{'':12}" + "".join(f"{h:>22}" for h in reports) + f"{'shots':>8}"]
@@ -222,17 +223,18 @@ def lasting(story, last): # Set of names
 # %% ../../nbs/backstage/evaluate/exam.ipynb #b73bf2f7
 @torch.no_grad()
 def drift(
-    film, text_encoder, tokenizer, vae, classifier, # As in `run_evaluation`
+    film, models:Models, # As in `run_evaluation`
     n:int=64, shots:int=5, batch:int=16, progress=False,
 )->dict: # {"own", "true": {attribute: (n,) errors in the last shot}, "films": latents of every shot}
     "Film `n` unseen stories of several shots from their own past, and their last shots from the true past"
     stories = [draw_story(20_000 + i, n_shots=shots, frames=33, held_out=True, pair=0.) for i in range(n)]
+    vae, classifier = models.vae, models.classifier
     last, rows = shots-1, dict(own=[], true=[], films=[])
     blank = torch.zeros(vae.config.z_dim, 8, 8, device=vae.device)
     for start in tqdm(range(0, n, batch), disable=not progress, desc="drift"):
         part, generator = stories[start:start+batch], torch.Generator().manual_seed(start)
         prompts = [[compose_prompt(s.caption, shot.caption) for shot in s.shots] for s in part]
-        text = encode_captions(prompts, tokenizer, text_encoder).to(vae.device)
+        text = encode_captions(prompts, models.tokenizer, models.text_encoder).to(vae.device)
         names, done = [lasting(s, last) for s in part], []
         keep = lambda truths: [{k: v for k, v in t.items() if k in ok} for t, ok in zip(truths, names)]
         for k in range(shots):
@@ -241,7 +243,7 @@ def drift(
         rows["films"].append(torch.stack(done, 1))
         believed = readings(classifier(sampled(classifier, decode_film(vae, done[0]))))
         rows["own"].append(film_errors(classifier, decode_film(vae, done[-1]), keep(believed)))
-        context, _, table, text, _ = true_batch(part, last, text_encoder, tokenizer, vae)
+        context, _, table, text, _ = true_batch(part, last, models.text_encoder, models.tokenizer, vae)
         again = decode_film(vae, film(context, table, text, generator))
         rows["true"].append(film_errors(classifier, again, keep([truth(s, last) for s in part])))
     out = {k: {name: torch.cat([r[name] for r in rows[k]]) for name in UNCAPTIONED} for k in ("own", "true")}
@@ -278,9 +280,8 @@ def identity_matrix(
     vae, classifier,
 )->list:          # shots x shots: mean distance of the hero's secrets between shot i and shot j
     "Is it the same hero in every shot?"
-    predicted = [classifier(torch.cat([sampled(classifier,
-                                               decode_film(vae,
-                                                           z)) for z in shot.split(16)])) for shot in films.unbind(1)]
+    predicted = [classifier(torch.cat([sampled(classifier, decode_film(vae, z)) for z in shot.split(16)]))
+                 for shot in films.unbind(1)]
     read = [readings(s) for s in predicted]
     apart = lambda a, b: torch.stack([errors(a, b)[k].nanmean() for k in HERO]).mean().item()
     return [[round(apart(s, r), 3) for s in predicted] for r in read]
@@ -297,13 +298,13 @@ def retold(
 
 @torch.no_grad()
 def diversity(
-    film, text_encoder, tokenizer, vae, classifier,
+    film, models:Models, # As in `run_evaluation`
     n:int=256, seed:int=3, batch:int=32, progress=False,
 )->dict: # {"model", "world": {attribute: mean distance of two films}, "pairs": the same for each, "motion", "films"}
-    "First shots of one caption, from many seeds, beside renders with as many secrets"
-    story = draw_story(seed, n_shots=1, frames=33, pair=0.)
-    text = encode_captions([[compose_prompt(story.caption, story.shots[0].caption)]], tokenizer,
-                           text_encoder).to(vae.device)
+    "First shots of one caption, from many seeds, beside renders that differ as much"
+    story, vae, classifier = draw_story(seed, n_shots=1, frames=33, pair=0.), models.vae, models.classifier
+    prompt = compose_prompt(story.caption, story.shots[0].caption)
+    text = encode_captions([[prompt]], models.tokenizer, models.text_encoder).to(vae.device)
     blank, films = torch.zeros(vae.config.z_dim, 8, 8, device=vae.device), []
     for start in tqdm(range(0, n, batch), disable=not progress, desc="diversity"):
         b = min(batch, n-start)
@@ -360,8 +361,8 @@ def reference_features(
         story = draw_story(30_000 + first + i, n_shots=SHOT+1, frames=33, held_out=True, pair=0.)
         return render_shot(story, SHOT, frames=range(0, 33, 4))
     parts = [range(i, min(n, i+batch)) for i in range(0, n, batch)]
-    return torch.cat([classifier.features(torch.stack([*map(film,
-                                                            p)]).to(classifier.device)).float().cpu() for p in parts])
+    return torch.cat([classifier.features(torch.stack([*map(film, p)]).to(classifier.device)).float().cpu()
+                      for p in parts])
 
 def frechet_scores(
     looks,                  # {"renders", "codec", "model": `film_looks`} of the same n shots, from `run_evaluation`
@@ -394,9 +395,8 @@ def exam_scores(evaluation)->dict: # For JSON, from `run_evaluation`
     looks = evaluation["looks"]
     return dict(captioned={h: mean_score(evaluation, CAPTIONED, h) for h in histories},
                 latent={h: mean_score(evaluation, UNCAPTIONED, h) for h in histories},
-                attributes={h: {k: v for k,
-                                v in report(evaluation, h).items() if k in (*CAPTIONED,
-                                                                            *UNCAPTIONED)} for h in histories},
+                attributes={h: {k: v for k, v in report(evaluation, h).items() if k in (*CAPTIONED, *UNCAPTIONED)}
+                            for h in histories},
                 flat_share={k: _mean(v["flat_share"]) for k, v in looks.items()},
                 motion=_ratio(looks["model"]["motion"], looks["renders"]["motion"]))
 
@@ -404,24 +404,24 @@ def exam_scores(evaluation)->dict: # For JSON, from `run_evaluation`
 @torch.no_grad()
 def evaluate_model(
     film,                 # `film(context, table, text, generator)` -> latents: `by_teacher`, `by_student` or your own
-    text_encoder, tokenizer, vae, classifier, # They decide the device
+    models:Models,        # With a classifier; they decide the device
     n:int=256,            # Shots; see `EvaluationOptions` for stories and seeds
     control=None,         # Another film function, whose drift is subtracted; for stage 2: stage 1 simply continued
     options:EvaluationOptions=EvaluationOptions(),
 )->dict: # JSON-able; every score with an interval is [value, 2.5 %, 97.5 %], what could not be measured `None`
     "What a model is judged by: scores with three histories, flat share, Fréchet distance, motion, diversity, drift"
     if n < 8: raise ValueError(f"n={n}: at least 8 shots, or no attribute can be judged")
-    o, parts = options, (text_encoder, tokenizer, vae, classifier)
+    o = options
     stories, seeds = o.stories or max(2, n//4), o.seeds or n
-    evaluation = run_evaluation(film, *parts, n, o.first, batch=o.batch, progress=o.progress)
-    drifted = drift(film, *parts, stories, o.story_shots, o.batch, o.progress)
-    spreads = diversity(film, *parts, seeds, batch=o.batch, progress=o.progress)
+    evaluation = run_evaluation(film, models, n, o.first, batch=o.batch, progress=o.progress)
+    drifted = drift(film, models, stories, o.story_shots, o.batch, o.progress)
+    spreads = diversity(film, models, seeds, batch=o.batch, progress=o.progress)
     mean = lambda past: torch.stack(list(drifted[past].values())).nanmean(1).nanmean().item()
     out = dict(shots=n, stories=stories, seeds=seeds, options=asdict(o), **exam_scores(evaluation),
-               frechet=frechet_scores(evaluation["looks"], reference_features(classifier, n, o.first, o.batch)),
+               frechet=frechet_scores(evaluation["looks"], reference_features(models.classifier, n, o.first, o.batch)),
                diversity=diversity_scores(spreads), motion_of_first_shots=spreads["motion"][0]/spreads["motion"][1],
                drift=dict(shot=o.story_shots, own=mean("own"), true=mean("true"), ratio=drift_ratio(drifted)))
     if control:
-        less, around = drift_apart(drifted, drift(control, *parts, stories, o.story_shots, o.batch, o.progress))
+        less, around = drift_apart(drifted, drift(control, models, stories, o.story_shots, o.batch, o.progress))
         out["less_control"] = (less, *around)
     return _plain(out)

@@ -10,7 +10,6 @@ import copy, json
 from dataclasses import replace
 from pathlib import Path
 import torch
-from PIL import Image
 from ..toy.vae import ToyVAE
 from ..toy.latents import codec_hash
 from .exam import EvaluationOptions, by_student, by_teacher, evaluate_model
@@ -19,8 +18,8 @@ from ..train.recipes import (
     SHARES, ToyRun, make_base, make_classifier, make_codec, make_control, make_ode, make_pairs, make_refit,
     make_stage1, make_stage2, make_teacher, take_over)
 from ..generate.teacher import TOY_GUIDANCE, TOY_SAMPLING, TOY_TRAINING
-from ..train.loop import save_text
-from ..data.video import contact_sheet
+from ..data.video import contact_sheet, write_picture
+from ..model.files import read_text, write_json
 from ..toy.world import world_hash
 
 # %% ../../nbs/backstage/evaluate/make_toy.ipynb #dbc45b3a
@@ -34,11 +33,11 @@ def evaluate_toy(run:ToyRun, pipe:ShotStreamPipeline)->dict:
     n = 16 if run.steps else 256
     cuda = run.machine.device.type == "cuda"
     options = EvaluationOptions(batch=min(n, 64 if cuda else 16), progress=run.progress)
-    parts = pipe.text_encoder, pipe.tokenizer, pipe.vae, run.models.classifier
+    models = replace(run.models, vae=pipe.vae, text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer)
     control = by_student(run.network("control"), TOY_TRAINING.sampling)
     teacher = replace(TOY_SAMPLING, steps=2) if run.steps else TOY_SAMPLING
-    student = evaluate_model(by_student(pipe.transformer, TOY_TRAINING.sampling), *parts, n, control, options)
-    teacher_scores = evaluate_model(by_teacher(pipe.teacher, teacher, TOY_GUIDANCE), *parts, n, None, options)
+    student = evaluate_model(by_student(pipe.transformer, TOY_TRAINING.sampling), models, n, control, options)
+    teacher_scores = evaluate_model(by_teacher(pipe.teacher, teacher, TOY_GUIDANCE), models, n, None, options)
     films = {name: pipe(SHOWN, teacher=name == "teacher", **more).shots for name,
              more in (("student", {}), ("teacher", dict(steps=teacher.steps)))}
     return dict(student=student, teacher=teacher_scores, films=films)
@@ -51,13 +50,13 @@ def refitted(run:ToyRun)->ToyVAE:
 
 def save_pipeline(pipe:ShotStreamPipeline, folder:Path):
     "In half precision; the pipeline in memory stays as it is"
-    parts = {name: copy.deepcopy(getattr(pipe, name)).half().cpu() for name in ("vae", "text_encoder", "transformer",
-                                                                                "teacher")}
+    parts = {name: copy.deepcopy(getattr(pipe, name)).half().cpu()
+             for name in ("vae", "text_encoder", "transformer", "teacher")}
     ShotStreamPipeline(tokenizer=pipe.tokenizer, **parts).save_pretrained(folder)
 
 def stage_summary(folder:Path)->dict:
     "Steps, minutes and the last line of a stage's log"
-    log = json.loads((folder/"log.json").read_text()) if (folder/"log.json").exists() else []
+    log = json.loads(read_text(folder/"log.json")) if (folder/"log.json").exists() else []
     return dict(steps=log[-1]["step"], minutes=log[-1]["minutes"],
                 last=log[-1]) if log else dict(count=int((folder/"done").read_text()))
 
@@ -70,14 +69,14 @@ def make_pipeline(run:ToyRun):
                               run.models.teacher)
     scores = evaluate_toy(run, pipe)
     for name, film in scores.pop("films").items():
-        Image.fromarray(contact_sheet(film, scale=2)).save(run.folder/f"{name}.png")
+        write_picture(run.folder/f"{name}.png", contact_sheet(film, scale=2))
     save_pipeline(pipe, folder)
     card = dict(world=world_hash(), codec=codec_hash(pipe.vae), made_by="shotstream train toy", size=vars(run.size),
                 minutes=run.minutes, seed=run.seed,
                 machine=str(run.machine), torch=torch.__version__,
                 stages={n: stage_summary(run.folder/n) for n in SHARES if (run.folder/n/"done").exists()},
                 scores=scores)
-    save_text(folder/"card.json", json.dumps(card, indent=1) + "\n")
+    write_json(folder/"card.json", card)
 
 # %% ../../nbs/backstage/evaluate/make_toy.ipynb #598310dc
 MAKERS = dict(base=make_base, teacher=make_teacher, pairs=make_pairs, ode=make_ode, stage1=make_stage1,

@@ -7,6 +7,7 @@ __all__ = ['STEPS', 'student_steps', 'student_sigmas', 'noise_source', 'whole_sh
            'write_clean_kv', 'caption_tables', 'open_shot', 'generate_chunks', 'generate_shot']
 
 # %% ../../nbs/15_student.ipynb #f4f697b3
+from collections.abc import Callable
 from dataclasses import replace
 import torch
 from torch import Tensor
@@ -38,12 +39,12 @@ def noise_source(
     # A generator (`None`: the global one), the initial noise of a whole shot (b, f, z, h, w), or a source, which stays
     noise=None,
     generator=None, # For the other noise, when the initial noise is given
-)->callable:    # `draw(shape, start, step)` -> standard normal
+)->Callable:    # `draw(shape, start, step)` -> standard normal
     """Where the noise of a shot comes from: `draw` gives the noise of the chunk that begins at latent `start`, before
     step `step`.
 
     Step 0 is the initial noise; the number after the last step is the noise of the clean pass (`Sampling.cache_noise`).
-    A generator is drawn on the CPU, so that a seed means the same film everywhere."""
+    A generator is drawn on the CPU, so that a seed means the same noise on every device."""
     if callable(noise): return noise
     def fresh(shape, generator):
         return torch.randn(shape, generator=generator, device=generator.device if generator else None)
@@ -60,7 +61,7 @@ def noise_source(
 def whole_shot_noise(
     shape,          # (b, f, z, h, w) of the whole shot
     generator=None,
-)->callable:        # See `noise_source`
+)->Callable:        # See `noise_source`
     "The order of the public code: the initial noise of all chunks first, then fresh noise as it is needed"
     return noise_source(torch.randn(shape, generator=generator), generator)
 
@@ -137,7 +138,8 @@ def generate_chunks(
     cache:KVCache,      # After `open_shot`
     # (b, f) rows of the shot, reading caption 0; best on the CPU, where counting frames waits for nobody
     shot:FrameTable,
-    text_kv,            # Its one caption, as in `denoise_chunk`
+    # Its one caption, as in `denoise_chunk`; or `text_kv(start)` -> caption, asked before the chunk at latent `start`
+    text_kv,
     shape,              # (z, h, w) of a latent
     sampling:Sampling,
     noise=None,         # Of the shot: a generator, the initial noise, or a source, see `noise_source`
@@ -147,15 +149,17 @@ def generate_chunks(
     source, steps = noise_source(noise), len(student_steps(sampling.steps))
     chunks = shot.chunk[0].tolist()
     starts = [i for i in range(len(chunks)) if i == 0 or chunks[i] != chunks[i-1]] + [len(chunks)]
+    caption_at = text_kv if callable(text_kv) else lambda start: text_kv
     for start, end in zip(starts, starts[1:]):
+        caption = caption_at(start)
         rows = shot[slice(start, end)].to(model.device)
         size = len(rows.shot), end-start, *shape
         def draw(step, start=start, size=size): return to_device(source(size, start, step), model.device)
-        x0 = denoise_chunk(model, cache, rows, text_kv, sampling, draw, on_step)
+        x0 = denoise_chunk(model, cache, rows, caption, sampling, draw, on_step)
         yield x0
         if end == len(chunks): return                            # nobody looks at the last chunk
         clean = add_noise(x0, draw(steps).to(x0.dtype), sampling.cache_noise) if sampling.cache_noise else x0
-        write_clean_kv(model, cache, clean, rows, text_kv, sampling.phi)
+        write_clean_kv(model, cache, clean, rows, caption, sampling.phi)
 
 def generate_shot(
     model:ShotTransformer,

@@ -1,1 +1,1 @@
-"""What ShotStream adds to Wan: frame table, flow, RoPE with the cut, context, KV cache, transformer, checkpoints. Nothing of the toy."""
+"""What ShotStream adds to Wan: frame table, flow, RoPE with the cut, context, KV cache. Nothing of the toy."""

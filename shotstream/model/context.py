@@ -60,6 +60,6 @@ def context_frames(
     if pinned and len(pinned) > budget:
         raise ValueError(f"{len(pinned)} pinned frames do not fit a budget of {budget}; unpin {len(pinned)-budget}")
     counts = context_counts(len(spans), budget - len(pinned), rule)
-    picks = [(shot, frame) for shot,
-             (span, count) in enumerate(zip(spans, counts)) for frame in shot_frames(*span, count, rule)]
+    picks = [(shot, frame) for shot, ((frames, latents), count) in enumerate(zip(spans, counts))
+             for frame in shot_frames(frames, latents, count, rule)]
     return sorted(picks + pinned)

@@ -8,6 +8,8 @@ __all__ = ['to_float8', 'supports_scaled_mm', 'Float8Linear', 'fp8_linears']
 # %% ../../nbs/gpu/25_float8.ipynb #400282c9
 import torch
 from torch import Tensor, nn
+from .files import InputError
+from .weights import has_lora
 
 # %% ../../nbs/gpu/25_float8.ipynb #dcd379ee
 def to_float8(
@@ -29,13 +31,14 @@ def supports_scaled_mm(
     if device not in _answers:
         byte, scale = torch.zeros(16, 16, device=device).to(torch.float8_e4m3fn), torch.ones(16, 1, device=device)
         try:
-            _answers[device] = torch._scaled_mm(byte, byte.T, scale_a=scale, scale_b=scale.T,
-                                                out_dtype=torch.bfloat16) is not None
+            answer = torch._scaled_mm(byte, byte.T, scale_a=scale, scale_b=scale.T, out_dtype=torch.bfloat16)
+            _answers[device] = answer is not None
         except (RuntimeError, NotImplementedError): _answers[device] = False
     return _answers[device]
 
 class Float8Linear(nn.Module):
     "A linear layer in one byte per number, with a scale per output; inputs are rounded as they come, a scale per token"
+    one_way = True                       # see `StrictLoading.check_saving`
     def __init__(self,
         linear:nn.Linear,
     ):
@@ -60,6 +63,8 @@ def fp8_linears(
 ): # The same
     """All linear layers of the blocks in one byte per number. For filming only: such weights are neither trained nor
     saved"""
+    if has_lora(transformer):
+        raise InputError("a LoRA is attached, and its layers would be rounded too: fuse_lora() and unload_lora() first")
     for block in transformer.blocks:
         for name, layer in list(block.named_modules()):
             if not isinstance(layer, nn.Linear): continue

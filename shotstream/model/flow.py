@@ -109,7 +109,9 @@ def bell_weight(
     "Weight of the loss at each noise level: a bell round the middle, as the published teacher is trained"
     bell = lambda s: torch.exp(-2*(s - .5)**2)
     every = bell(shift_sigma(torch.arange(1, grid+1, dtype=torch.float64)/grid, shift))
-    return ((bell(sigma.double()) - every.min())/(every - every.min()).mean()).to(sigma)
+    low, mean = every.min().item(), (every - every.min()).mean().item()          # counted on the CPU
+    exact = sigma.double() if sigma.device.type == "cpu" else sigma.float()      # not every device has float64
+    return ((bell(exact) - low)/mean).to(sigma)
 
 # %% ../../nbs/06_flow.ipynb #77c15ecd
 def guided(

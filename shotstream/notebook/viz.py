@@ -52,8 +52,8 @@ def show_table(
     title="",
 ):
     "The frame table as a tape: colour is the shot, height is the noise"
-    shot, sigma, target, p, caption = (getattr(table, n)[0].cpu().numpy() for n in ("shot", "sigma", "target",
-                                                                                    "position", "caption"))
+    columns = ("shot", "sigma", "target", "position", "caption")
+    shot, sigma, target, p, caption = (getattr(table, n)[0].cpu().numpy() for n in columns)
     fig, ax = plt.subplots(figsize=(min(9, 1+.33*len(p)), 1.6))
     ax.bar(p, 1, color=plt.get_cmap("Set2")(shot % 8), width=.92, alpha=.45)
     ax.bar(p, sigma, color=plt.get_cmap("Set2")(shot % 8), width=.92, hatch="///", edgecolor="white")
@@ -68,7 +68,9 @@ def show_table(
 
 def show_curves(
     curves,       # {name: list of numbers, or (xs, ys)}
-    title="", x="", y="", log=False, size=(4.5, 2.4),
+    title="", x="", y="",
+    log="",       # "x" or "y": this axis is logarithmic
+    size=(4.5, 2.4),
 ):
     "Lines in one picture"
     fig, ax = plt.subplots(figsize=size)
@@ -76,7 +78,7 @@ def show_curves(
     ax.set_title(title, fontsize=9)
     ax.set_xlabel(x, fontsize=8)
     ax.set_ylabel(y, fontsize=8)
-    if log: ax.set_xscale("log")
+    if log: getattr(ax, f"set_{log}scale")("log")
     ax.legend(fontsize=7, frameon=False)
     fig.tight_layout()
     plt.show()

@@ -167,7 +167,7 @@ def _paint(img, distance, colour, px):
     return cover
 
 # %% ../../nbs/02_render.ipynb #6b62d2e2
-# hue, its secret range, saturation, value
+# hue, its uncaptioned range, saturation, value
 SKY = dict(day=(205, 35, .55, 1.), sunset=(18, 28, .6, .95), night=(245, 35, .65, .38))
 SUN = dict(day=(1., .93, .55), sunset=(1., .75, .4), night=(.95, .95, .85))               # at night it is a moon
 LIGHT = dict(day=(1., 1., 1.), sunset=(1., .78, .66), night=(.45, .48, .68))
@@ -373,7 +373,7 @@ def badge_colours(
 def body_colour(
     c,          # A `Character`
 )->tuple:       # RGB
-    "The told colour at its secret exact hue"
+    "The captioned colour at its uncaptioned exact hue"
     return hsv(c.hue, .82, .95)
 
 def _direction(degrees):
@@ -455,8 +455,8 @@ def frame_numbers(
     device="cpu", # Where
 )->Tensor:        # (f,) float
     "Time, as the renderer wants it"
-    return (torch.arange(shot.frames, device=device) if frames is None else torch.as_tensor(frames,
-                                                                                            device=device)).float()
+    if frames is None: return torch.arange(shot.frames, device=device).float()
+    return torch.as_tensor(frames, device=device).float()
 
 # %% ../../nbs/02_render.ipynb #addb34c9
 @torch.no_grad()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['make_wrong_latents', 'mix_latents', 'FrameCritic', 'hinge_loss', 'classifier_distance', 'RefitWeights', 'refit_loss',
-           'Refit', 'refit_step']
+           'Refit']
 
 # %% ../../nbs/backstage/train/refit.ipynb #5ca7d42b
 from dataclasses import dataclass
@@ -133,32 +133,10 @@ class Refit(nn.Module):
         "Loss with a gradient for the decoder alone"
         output = self.vae.decode(latents.transpose(1, 2)).sample
         if self.critic is not None: self.critic.requires_grad_(False)
-        loss, parts = refit_loss(output, video, self.classifier, self.critic, self.weights)
+        loss, parts = refit_loss(output.float(), video, self.classifier, self.critic, self.weights)
         if self.critic is not None: self.critic.requires_grad_(True)
         return loss, parts, output.detach()
 
     def critic_loss(self, video:Tensor, output:Tensor)->Tensor: # True and decoded frames, as in `decoder_loss`
         "Loss with a gradient for the critic alone"
         return hinge_loss(self.critic(video), self.critic(output.detach()))
-
-def refit_step(
-    refit:Refit,
-    latents:Tensor, video:Tensor,         # As in `Refit.decoder_loss`
-    optimizer, critic_optimizer=None,     # Of `refit.vae.decoder`, and of `refit.critic` if there is one
-    backward=torch.Tensor.backward,       # Or `accelerator.backward`
-    clip:float=1.,                        # Largest gradient norm
-)->dict:                                  # {name: number}: the loss, its parts, and the critic's
-    "Decoder, then critic; a step whose gradient is no number is left out"
-    def update(loss, model, by):
-        by.zero_grad(set_to_none=True)
-        backward(loss)
-        if torch.isfinite(nn.utils.clip_grad_norm_(model.parameters(), clip)): by.step()
-        by.zero_grad(set_to_none=True)
-    loss, parts, output = refit.decoder_loss(latents, video)
-    update(loss, refit.vae.decoder, optimizer)
-    out = dict(loss=loss.item(), **{k: v.item() for k, v in parts.items()})
-    if refit.critic is None or not refit.weights.adversarial: return out
-    if critic_optimizer is None: raise ValueError("the critic needs an optimizer of its own: pass critic_optimizer")
-    critic = refit.critic_loss(video, output)
-    update(critic, refit.critic, critic_optimizer)
-    return dict(out, critic=critic.item())

@@ -26,7 +26,7 @@ def rollout(
     text:Tensor,        # (b, s, l, d)
     sampling:Sampling,
     noise=None,         # A generator, the initial noise, or a source, see `noise_source`
-    exit_step:int|None=None, # The step that carries the gradient, the same for all chunks; `None`: all steps, for filming
+    exit_step:int|None=None, # The step that carries the gradient, the same for all chunks; `None`: all, for filming
     gradient:str="detached", # Between chunks, through the cache: see `KVCache`
 )->Tensor:              # (b, f, z, h, w) the student's own film
     "Film a shot as the student does when nobody helps (§3.2, §4.2)"
@@ -78,7 +78,7 @@ def own_context(
     # `Sampling.context_pixels`
     pixels:str="uint8",
 )->tuple:            # (b, budget, z, h, w) latents, and the shot of each frame
-    "Decode what was filmed, pick frames, encode each as a still: exactly what happens when a person films (§4.1, §4.2)"
+    "Decode what was filmed, pick frames, encode each as a still: exactly what filming does (§4.1, §4.2)"
     if pixels not in ("uint8", "float"): raise ValueError(f"pixels is 'uint8' or 'float', got {pixels!r}")
     films = [vae.decode(z.transpose(1, 2).to(vae.dtype)).sample.clamp(-1, 1) for z in shots] # b 3 f h w each
     picks = context_frames([(0, film.shape[2]) for film in films], budget, rule)

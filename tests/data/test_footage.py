@@ -1,4 +1,4 @@
-"""Raw footage: bad files are named and skipped, a stopped run goes on, and nothing is written outside of the output folder."""
+"""Raw footage: bad files are named and skipped, a stopped run goes on, nothing is written outside of its folder."""
 import csv
 import errno
 import json
@@ -18,6 +18,7 @@ from shotstream.data import footage
 from shotstream.data.footage import (
     Sidecar, clip_length, cover, find_shots, frames_at, prepare, read_shots, read_sidecar)
 from shotstream.data.script import load_clips, read_video, write_video
+from shotstream.model.files import InputError, WriteError
 
 SIZE = (32, 48)
 
@@ -36,9 +37,8 @@ def film(path, lengths, fps=16, seed=0):
 
 
 def captions(path, count, **more):
-    Path(path).with_suffix(".json").write_text(json.dumps({"global_caption": "noise."}
-                                                          | {f"shot{i}": f"noise {i}." for i in range(1,
-                                                                                                      count+1)} | more))
+    captions = {"global_caption": "noise."} | {f"shot{i}": f"noise {i}." for i in range(1, count+1)}
+    Path(path).with_suffix(".json").write_text(json.dumps(captions | more))
 
 
 def run(folder, output, **kw): return prepare(folder, output, **{"size": SIZE, "progress": False} | kw)
@@ -120,7 +120,7 @@ BAD = {
     "too many captions": (sidecar(b"a story.\none.\ntwo.\nthree.", ".txt"), "3 shot captions for 2 shots"),
     "too few captions": (sidecar(b'{"global_caption": "x.", "shot1": "a."}'), "1 shot captions for 2 shots"),
     "an empty text": (sidecar(b" \n", ".txt"), "bad.txt: empty"),
-    "not UTF-8": (sidecar(b"\xff\xfe\x00", ".txt"), "bad.txt: not a text in UTF-8"),
+    "not UTF-8": (sidecar(b"\xff\xfe\x00", ".txt"), "bad.txt: not a text file in UTF-8"),
     "broken JSON": (sidecar(b"{"), "bad.json: line 1, column 2"),
     "bytes as JSON": (sidecar(b"\xff\xfe\x00"), "bad.json: not a text file"),
     "a hole": (sidecar(b'{"global_caption": "x.", "shot1": "a.", "shot3": "b."}'), "bad.json: shot3"),
@@ -158,8 +158,8 @@ def test_damage_in_the_middle_costs_one_film_at_most(raw, tmp_path):
     data[len(data)//3:len(data)//2] = bytes(len(data)//2 - len(data)//3)
     bad.write_bytes(data)
     result = run(raw, tmp_path/"out", caption=lambda frames: "noise.")
-    assert "good.mp4" in result.made and len(load_clips(result.csv)) == len(result.made) and "bad.mp4" in {*result.made,
-                                                                                                           *result.bad}
+    assert "good.mp4" in result.made and "bad.mp4" in {*result.made, *result.bad}
+    assert len(load_clips(result.csv)) == len(result.made)
 
 
 def test_two_films_of_one_name(raw, tmp_path):
@@ -186,9 +186,8 @@ def test_caption_callable_fills_in_what_nobody_wrote(raw, tmp_path):
     def caption(frames): seen.append(frames.shape); return f" caption {len(seen)} "
     clip, = load_clips(run(raw, tmp_path/"out", caption=caption).csv)
     assert seen == [(n, *SIZE, 3) for n in (17, 13, 21)]
-    assert (clip.captions.caption, [s.caption for s in clip.captions.shots]) == ("the story.",
-                                                                                 ["caption 1", "caption 2",
-                                                                                  "caption 3"])
+    assert clip.captions.caption == "the story."
+    assert [s.caption for s in clip.captions.shots] == ["caption 1", "caption 2", "caption 3"]
     (raw/"good.txt").unlink()
     clip, = load_clips(run(raw, tmp_path/"out", caption=caption).csv)
     assert clip.captions.caption == "caption 7" and seen[-1] == (3, *SIZE, 3)   # asked last, with a frame of each shot
@@ -228,7 +227,10 @@ def test_what_changed_is_made_again(raw, tmp_path):
     # no old clips lie around
     assert run(raw, out).made == ["good.mp4"] and sorted(p.name for p in out.glob("*.mp4")) == ["good_000.mp4"]
     (raw/"good.json").write_text("{")
-    assert list(run(raw, out).bad) == ["good.mp4"] and load_clips(out/"clips.csv") == [] and not list(out.glob("*.mp4"))
+    before, broken = files(out), run(raw, out)          # what cannot be made again keeps its clips, and that is said
+    assert list(broken.bad) == ["good.mp4"] and broken.kept == ("good.mp4",)
+    assert "clips of before are kept" in str(broken)
+    assert files(out).keys() == before.keys() and len(load_clips(out/"clips.csv")) == 1
 
 
 def test_stopped_in_the_middle(raw, tmp_path):
@@ -248,16 +250,7 @@ def test_stopped_in_the_middle(raw, tmp_path):
 def test_a_full_disk_stops_the_run(raw, tmp_path, monkeypatch):
     def full(*_): raise OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr(footage, "film_writer", full)
-    with pytest.raises(OSError, match="No space"): run(raw, tmp_path/"out")
-
-
-def test_half_a_file_is_no_file(tmp_path):
-    def breaks_off(part):
-        part.write_text("ne")
-        raise KeyboardInterrupt
-    footage.write_whole(tmp_path/"a.txt", lambda part: part.write_text("old"))
-    with pytest.raises(KeyboardInterrupt): footage.write_whole(tmp_path/"a.txt", breaks_off)
-    assert (tmp_path/"a.txt").read_text() == "old" and list(tmp_path.iterdir()) == [tmp_path/"a.txt"]
+    with pytest.raises(WriteError, match="No space"): run(raw, tmp_path/"out")
 
 
 def test_folders(raw, tmp_path):
@@ -276,9 +269,8 @@ def test_names_with_odd_letters(tmp_path):
     captions(tmp_path/"raw"/f"{name}.mp4", 1)
     clip, = load_clips(run(tmp_path/"raw", tmp_path/"out").csv)
     assert clip.video.name == f"{name}_000.mp4" and len(read_video(clip.video)) == 17
-    assert list(csv.reader(open(tmp_path/"out"/"clips.csv", encoding="utf-8")))[0] == ["shot_num_from_caption",
-                                                                                       "json_path", "video_path",
-                                                                                       "frame_number"]
+    head = list(csv.reader(open(tmp_path/"out"/"clips.csv", encoding="utf-8")))[0]
+    assert head == ["shot_num_from_caption", "json_path", "video_path", "frame_number"]
 
 
 def test_latents(raw, tmp_path):
@@ -290,6 +282,132 @@ def test_latents(raw, tmp_path):
     shard = load_file(tmp_path/"out"/"good_000.safetensors")
     assert shard["shots"].shape == (5+4+6, 32, 4, 6)
     assert len(shard["singles"]) == sum(len(footage.stills_of([17, 13, 21], k)) for k in range(3))
+
+
+# --- one bad film costs one line, and nothing that is finished -------------------------------------------------------
+
+def headless(path): # a transport stream that was recorded from the middle on
+    film(path.with_name("whole.ts"), (200,)).rename(path)
+    path.write_bytes(path.read_bytes()[188*40:])
+def damaged(path):
+    film(path, (60,))
+    data = bytearray(path.read_bytes())
+    n = len(data)//8                      # of the pictures; what the file says about itself stands at its end
+    data[2*n:3*n] = bytes(n)
+    path.write_bytes(data)
+def no_rights(path): path.symlink_to(path)
+
+
+WORSE = {"headless.ts": (headless, ""), "damaged.mp4": (damaged, "damaged: "),
+         "spans.mp4": (sidecar(b'{%s, "spans": [[0, %s], [1, 2]]}' % (G, b"9"*400)), "growing seconds"),
+         "digits.mp4": (sidecar(b'{%s, "spans": [[0, %s], [1, 2]]}' % (G, b"9"*5000)), "thousands of digits"),
+         "deep.mp4": (sidecar(b"["*100_000), "brackets inside brackets"),
+         "half.mp4": (sidecar(b'{"global_caption": "x\\ud83d", "shot1": "a.", "shot2": "b."}'), "half a character")}
+
+
+def test_every_film_has_its_line_and_the_rest_goes_on(raw, tmp_path):
+    for name, (make, _) in WORSE.items(): make(raw/name)
+    (raw/"whole.ts").unlink(missing_ok=True)
+    odd = os.fsencode(raw) + b"/\xff.mp4"
+    Path(os.fsdecode(odd)).write_bytes((raw/"good.mp4").read_bytes())
+    film(raw/"two\nlines.mp4", (17,)); captions(raw/"two\nlines.mp4", 1)
+    film(raw/("long"*60 + ".mp4"), (17,))
+    film(raw/"zebra.mp4", (17,)); captions(raw/"zebra.mp4", 1)
+    result = run(raw, tmp_path/"out")
+    assert result.made == ["good.mp4", "two\nlines.mp4", "zebra.mp4"]
+    for name, (_, reason) in WORSE.items(): assert reason in result.bad[name] and len(result.bad[name]) < 500
+    assert "not UTF-8: rename it" in result.bad[os.fsdecode(b"\xff.mp4")]
+    assert "too long" in result.bad["long"*60 + ".mp4"]
+    assert len(str(result).splitlines()) == 1 + len(result.bad) and str(result).isprintable() is False
+    str(result).encode()                                           # no raw bytes of names
+    clips = {c.video.name: c for c in load_clips(result.csv)}
+    assert clips.keys() == {"good_000.mp4", "two\nlines_000.mp4", "zebra_000.mp4"}
+
+
+def test_a_damaged_note_is_made_again(raw, tmp_path):
+    out = tmp_path/"out"
+    run(raw, out)
+    for note in (b"", b"{", b"[]", b'{"rows": 5}', b'{"from": 1, "rows": [[1]]}', b"\xff",
+                 b'{"rows": [[1, "../../x", "y", "z"]]}',
+                 b"["*100_000):
+        (out/"done"/"good.json").write_bytes(note)
+        assert run(raw, out).made == ["good.mp4"] and len(load_clips(out/"clips.csv")) == 1
+
+
+def test_what_is_finished_survives_a_new_version_that_fails(raw, tmp_path, monkeypatch):
+    "A full disk, a stop, a broken codec: the clips and the list of before stay, byte for byte"
+    out = tmp_path/"out"
+    run(raw, out)
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    class Broken:
+        device, dtype, config = "cpu", None, {}
+        def state_dict(self): return {}
+        def encode(self, x): raise self.error
+    for error in (OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), RuntimeError("broken"),
+                  SystemExit()):
+        vae = Broken()
+        vae.error = error
+        try: assert "broken" in run(raw, out, vae=vae).bad["good.mp4"]
+        except BaseException as e: assert type(e) in (WriteError, KeyboardInterrupt, SystemExit)
+        assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+
+
+def test_latents_of_another_codec_are_made_again(raw, tmp_path):
+    import torch
+    from safetensors import safe_open
+    from shotstream.toy.vae import ToyVAE
+    torch.manual_seed(0)
+    one, other = ToyVAE(dims=(16, 16, 8)), ToyVAE(dims=(16, 16, 8))
+    assert run(raw, tmp_path/"out", vae=one).made and run(raw, tmp_path/"out", vae=one).skipped
+    assert run(raw, tmp_path/"out", vae=other).made == ["good.mp4"]
+    with safe_open(tmp_path/"out"/"good_000.safetensors", "pt") as f:
+        assert f.metadata()["codec"] == footage.codec_mark(other)
+    (tmp_path/"out"/"good_000.safetensors").unlink()
+    assert run(raw, tmp_path/"out", vae=other).made == ["good.mp4"]
+    assert run(raw, tmp_path/"out").made == ["good.mp4"] and not list((tmp_path/"out").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("wrong", [dict(fps=0), dict(fps=-1), dict(fps=float("nan")), dict(threshold=float("nan")),
+                                   dict(threshold=-1), dict(longest=0), dict(longest=82), dict(shortest=0),
+                                   dict(per_clip=0),
+                                   dict(shortest=50, longest=9), dict(size=(31, 48)), dict(size=(10**6, 48))], ids=str)
+def test_settings_are_checked_first(raw, tmp_path, wrong):
+    with pytest.raises(InputError): run(raw, tmp_path/"out", **wrong)
+    assert not (tmp_path/"out").exists()
+
+
+# --- cuts ------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_a_flash_is_no_cut(tmp_path, length):
+    one, two = shots((30, 30))
+    one[12:12+length] = 255
+    write_video(tmp_path/"a.mp4", np.concatenate([one, two]))
+    assert [round(a*16) for a, _ in find_shots(tmp_path/"a.mp4")] == [0, 30]
+
+
+def test_a_short_shot_is_left_out_and_not_glued(tmp_path):
+    write_video(tmp_path/"a.mp4", np.concatenate(list(shots((30, 6, 30)))))
+    found = [(round(a*16), round(b*16)) for a, b in find_shots(tmp_path/"a.mp4")]
+    assert found == [(0, 30), (30, 36), (36, 66)]
+    assert [round(a*16) for a, _ in find_shots(tmp_path/"a.mp4", shortest=.5)] == [0, 36]
+
+
+def test_one_reader_one_rule(tmp_path):
+    "A phone's film is upright in both readers, and damage is said by both"
+    stored = np.zeros((32, 48, 3), np.uint8)
+    stored[:, :24, 0] = 255
+    with av.open(str(tmp_path/"a.mp4"), "w") as out:
+        s = out.add_stream("libx264", rate=16, options={"crf": "4"})
+        s.height, s.width, s.pix_fmt = 32, 48, "yuv420p"
+        s.set_display_rotation(90)
+        for _ in range(5): out.mux(s.encode(av.VideoFrame.from_ndarray(stored)))
+        out.mux(s.encode())
+    whole, (shot,) = read_video(tmp_path/"a.mp4"), read_shots(tmp_path/"a.mp4", [(0, 5/16)], (48, 32))
+    assert whole.shape == shot.shape and np.abs(whole.numpy().astype(int) - shot).mean() < 8
+    damaged(tmp_path/"b.mp4")
+    for read in (read_video, lambda p: list(read_shots(p, [(0, 3.5)], SIZE))):
+        with pytest.raises(InputError, match=r"damaged: \d+ frames"): read(tmp_path/"b.mp4")
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------

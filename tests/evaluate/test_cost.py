@@ -36,8 +36,8 @@ def test_a_stream_does_what_was_counted(tiny, settings, latents):
     stream = tiny.stream(CAPTION, **settings)
     with watched(tiny, Clock("cpu")) as seen:
         for i in range(3): time_shot(stream, PROMPTS[i], latents)
-    planned = [s for k in range(3) for s in shot_work(tiny, latents=latents, number=k, **settings)] + shot_work(tiny,
-                                                                                                                latents=latents, number=3, **settings)[:1]
+    planned = [s for k in range(3) for s in shot_work(tiny, latents=latents, number=k, **settings)]
+    planned += shot_work(tiny, latents=latents, number=3, **settings)[:1]
     chunk = lambda name, k: k if name in ("denoise", "append") else -1
     counted = Counter((s.name, chunk(s.name, s.chunk), s.query_frames,
                        s.key_frames) for s in planned if s.name != "text_kv")
@@ -70,12 +70,11 @@ def test_sums_agree(tiny):
 def test_bytes_of_the_toy_pipeline_are_real():
     pipe = ShotStreamPipeline.from_pretrained("toy")
     plan = memory_plan(pipe, size=(64, 64), window=9)
-    held = [sum(t.numel()*t.element_size() for t in [*m.parameters(), *m.buffers()]) for m in (pipe.transformer,
-                                                                                               pipe.vae,
-                                                                                               pipe.text_encoder)]
+    held = [sum(t.numel()*t.element_size() for t in [*m.parameters(), *m.buffers()])
+            for m in (pipe.transformer, pipe.vae, pipe.text_encoder)]
     assert [plan.parts[n] for n in ("transformer", "codec", "text encoder")] == held
-    assert plan.parts["global memory, the context"] + plan.parts["local memory, this shot"] == pipe.new_cache((64, 64),
-                                                                                                              window=9).bytes
+    cache = plan.parts["global memory, the context"] + plan.parts["local memory, this shot"]
+    assert cache == pipe.new_cache((64, 64), window=9).bytes
 
 
 def test_other_number_types():
@@ -86,9 +85,8 @@ def test_other_number_types():
     assert weight_bytes(half.transformer) == weight_bytes(m, torch.bfloat16) < weight_bytes(m)
     assert weight_bytes(half.vae) == weight_bytes(tiny.vae, torch.bfloat16) == weight_bytes(tiny.vae)//2
     linear = [p for n, p in m.named_parameters() if n.startswith("blocks.") and p.ndim == 2]
-    assert weight_bytes(m,
-                        fp8=True) == weight_bytes(m) - sum(3*p.numel() - 4*len(p)
-                                                           for p in linear) and len(linear) == 10*3
+    assert weight_bytes(m, fp8=True) == weight_bytes(m) - sum(3*p.numel() - 4*len(p) for p in linear)
+    assert len(linear) == 10*3
     assert frame_sizes(tiny, SIZE, torch.bfloat16)[1]*2 == frame_sizes(tiny, SIZE)[1]
 
 
@@ -129,13 +127,11 @@ def test_without_memory_the_same_film(tiny, context):
     "Two shots in a row, so that nothing of the first may stay"
     model, no, cache = tiny.transformer, NoCache(tiny.transformer), tiny.new_cache(SIZE)
     for shot in (1, 2):
-        table, latents, text = next_shot_table([0]*context, 5, shot, captions=[0]*context + [1]), torch.randn(1,
-                                                                                                              context,
-                                                                                                              16, 4,
-                                                                                                              6), torch.randn(1, 2, 5, 20)
-        a, b = (torch.cat(list(generate_shot(*pair, latents, table, text, Sampling(4, 8.),
-                                             torch.Generator().manual_seed(shot))), 1) for pair in ((model, cache),
-                                                                                                                                                  (no, no)))
+        table = next_shot_table([0]*context, 5, shot, captions=[0]*context + [1])
+        latents, text = torch.randn(1, context, 16, 4, 6), torch.randn(1, 2, 5, 20)
+        noises = (torch.Generator().manual_seed(shot) for _ in range(2))
+        a, b = (torch.cat(list(generate_shot(*pair, latents, table, text, Sampling(4, 8.), noise)), 1)
+                for pair, noise in zip(((model, cache), (no, no)), noises))
         assert (a - b).abs().max() < 1e-4 and a.std() > .1
 
 
@@ -154,10 +150,8 @@ def test_suite_says_what_it_measured(result):
     assert run["counts"] == dict(passes=[10], frames_asked=[25],
                                  kv_bytes=[tiny_bytes()]) and [r["shot"] for r in run["curve"]] == [2, 3]
     ms = run["stages_ms"]
-    assert [(d["k"], d["kv"], d["n"]) for d in ms["denoise"]] == [(1, 9, 8),
-                                                                  (2, 10, 8)] and [(d["k"],
-                                                                                    d["n"])
-                                                                                    for d in ms["clean"]] == [(1, 2)]
+    assert [(d["k"], d["kv"], d["n"]) for d in ms["denoise"]] == [(1, 9, 8), (2, 10, 8)]
+    assert [(d["k"], d["n"]) for d in ms["clean"]] == [(1, 2)]
     assert (ms["text"]["n"], ms["ctx_prefill"]["n"], ms["vae_latent"]["n"]) == (2, 2, 8)
     assert run["check"]["rel_l2_chunk1"] < 1e-4 and run["check"]["rel_l2_last"] < 1e-4
     assert [r["a"] for r in saved["ratios"]] == ["ours:recompute", "ours:teacher",

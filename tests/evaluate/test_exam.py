@@ -16,6 +16,7 @@ from shotstream.toy.classifier import (
     UNCAPTIONED, CAPTIONED, AttributeClassifier, errors, flat_pixels, classifier_loss)
 from shotstream.evaluate.metrics import flat_share, frechet_distance, interval, motion, score
 from shotstream.generate.pipeline import ASSETS
+from shotstream.train.stages import Models
 from shotstream.toy.render import render_shot
 
 TINY = EvaluationOptions(batch=4, stories=2, story_shots=2, seeds=4, progress=False)
@@ -25,7 +26,7 @@ def classifier(): return AttributeClassifier.from_pretrained(ASSETS/"classifier"
 
 
 @pytest.fixture(scope="module")
-def parts(pipe, classifier): return pipe.text_encoder, pipe.tokenizer, pipe.vae, classifier
+def models(pipe, classifier): return Models(pipe.vae, pipe.text_encoder, pipe.tokenizer, classifier=classifier)
 
 
 def noise(*shape, seed=0): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
@@ -89,8 +90,7 @@ def test_flat_share_of_this_world(pipe):
 
 @pytest.mark.parametrize("shape, dtype, error",
                          [((3, 8, 8, 3), torch.float, TypeError), ((8, 8, 3), torch.uint8, ValueError),
-                                                 ((3, 8, 8, 4), torch.uint8, ValueError), ((0, 8, 8, 3), torch.uint8,
-                                                         ValueError)])
+                          ((3, 8, 8, 4), torch.uint8, ValueError), ((0, 8, 8, 3), torch.uint8, ValueError)])
 def test_flat_share_says_what_it_wants(shape, dtype, error):
     with pytest.raises(error): flat_share(torch.zeros(shape, dtype=dtype))
 
@@ -195,8 +195,8 @@ def the_truth(vae):
     return film
 
 
-def test_who_knows_the_truth_scores_one(parts, pipe):
-    exam = run_evaluation(the_truth(pipe.vae), *parts, n=8, batch=4, progress=False)
+def test_who_knows_the_truth_scores_one(models, pipe):
+    exam = run_evaluation(the_truth(pipe.vae), models, n=8, batch=4, progress=False)
     for name in (*CAPTIONED, *UNCAPTIONED):
         for history in ("own", "none", "other"):
             assert torch.equal(exam[history][name].nan_to_num(9), exam["upper_bound"][name].nan_to_num(9))
@@ -218,8 +218,8 @@ def test_frechet_scores_subtract_what_renders_score():
     assert math.isnan(frechet_scores(dict(renders=far(1.), codec=far(1.), model=far(2.)), base)["excess_ratio"])
 
 
-def test_one_story_alone_has_no_other_history(parts):
-    with pytest.raises(ValueError, match="n=9 in batches of 4"): run_evaluation(None, *parts, n=9, batch=4)
+def test_one_story_alone_has_no_other_history(models):
+    with pytest.raises(ValueError, match="n=9 in batches of 4"): run_evaluation(None, models, n=9, batch=4)
 
 
 def test_one_answer_is_no_diversity():
@@ -243,9 +243,9 @@ def test_drift_ratio_of_known_errors():
 
 
 @pytest.fixture(scope="module")
-def marks(parts, pipe):
+def marks(models, pipe):
     film = by_student(pipe.transformer, pipe.sampling)
-    return evaluate_model(film, *parts, n=8, control=film, options=TINY)
+    return evaluate_model(film, models, n=8, control=film, options=TINY)
 
 
 def test_evaluation_is_json(marks):
@@ -258,10 +258,10 @@ def test_evaluation_is_json(marks):
 def test_a_model_drifts_no_less_than_itself(marks): assert marks["less_control"] == [0., 0., 0.]
 
 
-def test_the_student_is_between_noise_and_codec(marks, parts):
+def test_the_student_is_between_noise_and_codec(marks, models):
     def film(context, table, text, generator): return torch.randn(len(context), 9, *context.shape[2:],
             generator=generator)
-    noisy = evaluate_model(film, *parts, n=8, options=TINY)
+    noisy = evaluate_model(film, models, n=8, options=TINY)
     assert noisy["captioned"]["own"][0] < .6 < marks["captioned"]["own"][0]
     student, codec, renders = (marks["flat_share"][k][0] for k in ("model", "codec", "renders"))
     assert noisy["flat_share"]["model"][0] < .1 < student < codec < renders
@@ -274,23 +274,22 @@ def test_options_say_what_they_want(options):
     with pytest.raises(ValueError, match=next(iter(options))): EvaluationOptions(**options)
 
 
-def test_too_few_shots(parts):
-    with pytest.raises(ValueError, match="at least 8"): evaluate_model(None, *parts, n=7)
+def test_too_few_shots(models):
+    with pytest.raises(ValueError, match="at least 8"): evaluate_model(None, models, n=7)
 
 
-def test_everything_where_the_model_is(parts, pipe):
+def test_everything_where_the_model_is(models, pipe):
     "Half-precision codec: its films are decoded in its own precision; on a GPU, all of it there"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    text_encoder, tokenizer, vae, classifier = parts
     moved = ShotStreamPipeline.from_pretrained("toy").to(device)
     moved.vae.to(torch.bfloat16)
     film = by_student(moved.transformer, moved.sampling)
     def asked(context, table, text, generator):
         assert {t.device.type for t in (context, text, table.shot, table.sigma)} == {device.type}
         return film(context.float(), table, text, generator)
-    out = evaluate_model(asked, moved.text_encoder, tokenizer, moved.vae,
-                         AttributeClassifier.from_pretrained(ASSETS/"classifier").float().eval().to(device), n=8,
-                         options=TINY)
+    classifier = AttributeClassifier.from_pretrained(ASSETS/"classifier").float().eval().to(device)
+    there = Models(moved.vae, moved.text_encoder, pipe.tokenizer, classifier=classifier)
+    out = evaluate_model(asked, there, n=8, options=TINY)
     assert out["captioned"]["own"][0] > .6
 
 

@@ -20,8 +20,8 @@ from shotstream.toy.vocabulary import toy_tokenizer
 from shotstream.model.transformer import ShotTransformer
 from shotstream.model.wan_vae import WanVAE, tiny_wan_vae
 
-CAPTION, PROMPTS = "a red ball with a hat in the forest by day.", ["wide shot: the ball waves.",
-                                                                   "close up: the ball jumps."]
+CAPTION = "a red ball with a hat in the forest by day."
+PROMPTS = ["wide shot: the ball waves.", "close up: the ball jumps."]
 STORY = dict(caption=CAPTION, shots=[dict(caption=p, frames=9) for p in PROMPTS])
 
 @pytest.fixture(scope="module")
@@ -58,11 +58,11 @@ def test_every_form_of_prompt_films_the_same(pipe, film, tmp_path):
 
 
 def test_the_output(pipe, film):
-    assert isinstance(film, BaseOutput) and isinstance(film.script,
-                                                       Script) and film.first > 0 and len(film.seconds) == 2
+    assert isinstance(film, BaseOutput) and isinstance(film.script, Script)
+    assert film.first > 0 and len(film.seconds) == 2
     assert film[0] is film.frames is film["frames"] and film.to_tuple()[1] is film.shots
-    assert film.frames.dtype == torch.uint8 and [len(s) for s in film.shots] == [9,
-                                                                                 9] and torch.equal(torch.cat(film.shots), film.frames)
+    assert film.frames.dtype == torch.uint8 and [len(s) for s in film.shots] == [9, 9]
+    assert torch.equal(torch.cat(film.shots), film.frames)
     # no second copy of a film
     assert film.shots[1].untyped_storage().data_ptr() == film.frames.untyped_storage().data_ptr()
     (frames,) = pipe(STORY, return_dict=False)
@@ -81,9 +81,8 @@ def test_generator_latents_and_noise(pipe):
     "One generator draws for all shots in turn; latents are the initial noise; noise is all of it"
     def seeded(s=5): return torch.Generator().manual_seed(s)
     one = pipe(STORY, generator=seeded())
-    assert torch.equal(one.frames, pipe(STORY, generator=seeded()).frames) and not torch.equal(one.frames,
-                                                                                               pipe(STORY,
-                                                                                                    generator=seeded(6)).frames)
+    assert torch.equal(one.frames, pipe(STORY, generator=seeded()).frames)
+    assert not torch.equal(one.frames, pipe(STORY, generator=seeded(6)).frames)
     each = pipe(STORY, generator=[seeded(0), seeded(1)])
     assert torch.equal(each.shots[0], pipe(STORY, seed=0).shots[0]) and not torch.equal(each.shots[0], one.shots[0])
     z = torch.randn(1, 3, 32, 8, 8, generator=seeded())
@@ -234,8 +233,8 @@ def test_saved_without_its_text_encoder(tmp_path, film):
 def test_components_and_from_pipe(pipe, film, stock):
     assert set(pipe.components) == set(PARTS)
     twin = ShotStreamPipeline.from_pipe(pipe)
-    assert twin.transformer is pipe.transformer and dict(twin.config)["shift"] == 3. and torch.equal(twin(STORY).frames,
-                                                                                                     film.frames)
+    assert twin.transformer is pipe.transformer and dict(twin.config)["shift"] == 3.
+    assert torch.equal(twin(STORY).frames, film.frames)
     assert ShotStreamPipeline.from_pipe(pipe, shift=4.).config.shift == 4.
     assert torch.equal(ShotStreamPipeline(**pipe.components)(STORY).frames, film.frames)
     ours = ShotStreamPipeline.from_pipe(stock, size=(32, 48))

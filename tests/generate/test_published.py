@@ -1,4 +1,4 @@
-"""The public weights' way of filming, written a second time from the formulas: no cache, no stream, one masked pass per denoising step."""
+"""The public weights' way of filming, from the formulas again: no cache, no stream, one masked pass per step."""
 import json
 
 import pytest
@@ -15,8 +15,8 @@ from shotstream.model.transformer import ShotTransformer
 from shotstream.model.wan_vae import WanVAE, tiny_wan_vae
 
 SIZE, SEED = (32, 48), 3
-CAPTION, SHOTS = "A red ball lives in the forest. ", [("It waves.", 9), ("It jumps.", 4), ("It walks left.", 21),
-                                                      ("It grows.", 1), ("It turns around.", 7)]
+CAPTION = "A red ball lives in the forest. "
+SHOTS = [("It waves.", 9), ("It jumps.", 4), ("It walks left.", 21), ("It grows.", 1), ("It turns around.", 7)]
 LOOKS = (1000., 957.9288, 888.8889, 737.5887) # t of the four denoising steps: 1000, 740, 500, 260 of 1000 under shift 8
 
 
@@ -142,9 +142,8 @@ def test_a_tokenizer_without_a_limit(pipe, tmp_path):
     settings = json.loads((file := tmp_path/"tokenizer"/"tokenizer_config.json").read_text())
     file.write_text(json.dumps(settings | dict(model_max_length=10**30)))
     again = ShotStreamPipeline.from_pretrained(tmp_path)
-    assert again.caption_features(CAPTION, SHOTS[0][0]).shape == pipe.caption_features(CAPTION,
-                                                                                       SHOTS[0][0]).shape == (1, 512,
-                                                                                                              again.transformer.config.text_dim)
+    shape = (1, 512, again.transformer.config.text_dim)
+    for p in (again, pipe): assert p.caption_features(CAPTION, SHOTS[0][0]).shape == shape
 
 
 def test_options_travel_with_the_folder(pipe, tmp_path):

@@ -33,17 +33,19 @@ def test_classifier_that_was_a_judge(tmp_path):
 
 
 def test_story_of_an_early_desk(pipe, tmp_path):
-    "Tensors of context frames are called `still` in the file, and branches were once called takes"
-    from safetensors import safe_open
+    "All in one file; tensors of context frames are called `still` in it, and branches were once called takes"
     from safetensors.torch import save_file
-    with Director(pipe, STORY["caption"], folder=tmp_path/"a") as d:
+    with Director(pipe, STORY["caption"]) as d:
         d.next_shot(STORY["shots"][0]["caption"], latents=3)
         assert d.wait(60)
-    with safe_open(tmp_path/"a"/"context.safetensors", "pt") as f:
-        about, tensors = json.loads(f.metadata()["director"]), {k: f.get_tensor(k) for k in f.keys()}
-    assert any(".still." in k for k in tensors)
-    about["takes"] = about.pop("branches")
-    (tmp_path/"b").mkdir()
-    save_file(tensors, tmp_path/"b"/"context.safetensors", {"director": json.dumps(about)})
-    (a, _), (b, _) = load_story(tmp_path/"a"), load_story(tmp_path/"b")
-    assert len(a.shots) == len(b.shots) == 1 and torch.equal(a.shots[0].video, b.shots[0].video)
+        shot, still = d.shots[0], d.context_of(0, d.shots[0])
+    settings = dict(rule="published", budget=6, window=21, sink=0, phi=1/6, steps=4, pinned=[])
+    rows = [dict(caption=shot.caption, prompt=shot.prompt, latents=3, seed=shot.seed, settings=settings, number=0)]
+    about = dict(caption=STORY["caption"], seed=0, size=[64, 64], settings=settings, name="take 1", shots=rows,
+                 takes={"take 1": [0]})
+    tensors = {"0.video": shot.video, "0.text": shot.text} | {f"0.still.{f}": z for f, z in still.latents.items()}
+    save_file({k: t.clone() for k, t in tensors.items()}, tmp_path/"context.safetensors",
+              {"director": json.dumps(about)})
+    story, again = load_story(tmp_path)
+    assert len(story.shots) == 1 and torch.equal(story.shots[0].video, shot.video) and again["caption"] == d.caption
+    assert all(torch.equal(z, still.latents[f]) for f, z in story.shots[0].context.latents.items())

@@ -1,4 +1,4 @@
-"""Wan's checkpoints: every layout gives the same tensors and the same outputs, and nothing that does not fit is loaded."""
+"""Wan's checkpoints: every layout gives the same tensors and outputs, and nothing that does not fit is loaded."""
 import json
 import pickle
 import shutil
@@ -8,6 +8,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 
+from shotstream.model.files import InputError
 from shotstream.model.text import clean_prompt
 from shotstream.model import checkpoints
 from shotstream.model.transformer import ShotTransformer
@@ -72,9 +73,9 @@ def _original_shards(folder, model, original):
     halves = {"diffusion_pytorch_model-00001-of-00002.safetensors": names[::2],
               "diffusion_pytorch_model-00002-of-00002.safetensors": names[1::2]}
     for file, some in halves.items(): save_file({n: original[n] for n in some}, folder/file)
-    (folder/"diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(dict(metadata={},
-                                                                                         weight_map={n: f for f,
-                                                                                                     some in halves.items() for n in some})))
+    weight_map = {n: f for f, some in halves.items() for n in some}
+    index = json.dumps(dict(metadata={}, weight_map=weight_map))
+    (folder/"diffusion_pytorch_model.safetensors.index.json").write_text(index)
     (folder/"config.json").write_text(json.dumps(dict(_class_name="WanModel", dim=48, num_heads=2)))   # Wan's own words
     return folder
 
@@ -164,8 +165,8 @@ def test_names_are_one_to_one():
     with torch.device("meta"): full = ShotTransformer(**WAN_1_3B).state_dict()
     assert len(full) == 825 and sum(t.numel() for t in full.values()) == 1_418_996_800
     names = to_original(full)
-    assert list(to_diffusers(names)) == list(full) and not set(names) & {n for n in full if "patch" not in n
-                                                                         and "norm" not in n}
+    renamed = {n for n in full if "patch" not in n and "norm" not in n}
+    assert list(to_diffusers(names)) == list(full) and not set(names) & renamed
     assert {n.split(".")[2] for n in names if n.startswith("blocks.7.")} == {"self_attn", "cross_attn", "norm3", "ffn",
                                                                              "modulation"}
 
@@ -211,6 +212,36 @@ def test_lora(prefix, adapter, tmp_path, model, original, lora):
         expected = w + .5*(lora[a.replace("lora_A", "lora_B")] @ lora[a]) if a in lora else w
         torch.testing.assert_close(to_original(merged.state_dict())[n], expected, atol=1e-6, rtol=0)
     assert same(read_checkpoint(base).state, model.state_dict())    # the base is as it was
+
+
+@pytest.mark.parametrize("dots", [True, False])
+def test_lora_of_other_trainers(dots, tmp_path, model, original, lora):
+    "lora_down, lora_up and alpha; alpha over rank is its strength"
+    def theirs(n): return f"lora_unet_{n.replace('.', '_')}" if not dots else f"diffusion_model.{n}"
+    layers = [n.removesuffix(".lora_A.weight") for n in lora if n.endswith(".lora_A.weight")]
+    state = {f"{theirs(n)}.{new}.weight": lora[f"{n}.{old}.weight"] for n in layers
+             for old, new in (("lora_A", "lora_down"), ("lora_B", "lora_up"))} | {f"{theirs(n)}.alpha": torch.tensor(6.)
+                 for n in layers}
+    save_file(state, tmp_path/"x.safetensors")
+    base = _diffusers("1GB")(tmp_path/"base", model, original)
+    loaded, expected = load_shotstream(tmp_path/"x.safetensors", base=base), merge_lora(original, lora, 6/3)
+    for n, t in to_original(loaded.state_dict()).items(): torch.testing.assert_close(t, expected[n], atol=1e-5, rtol=0)
+    for bad in ({n: t for n, t in state.items() if n != f"{theirs(layers[0])}.lora_up.weight"},
+                {n.replace("blocks", "block"): t for n, t in state.items()},
+                {n: t*float("nan") for n, t in state.items()}):
+        save_file(bad, tmp_path/"x.safetensors")
+        with pytest.raises(InputError): load_shotstream(tmp_path/"x.safetensors", base=base)
+
+
+def test_numbers_that_are_no_weights(tmp_path, original):
+    for bad in (float("nan"), float("inf")):
+        save_file(original | {"head.head.bias": torch.full((64,), bad)}, tmp_path/"x.safetensors")
+        with pytest.raises(InputError, match="x.safetensors.*\\n.*not finite.*head.head.bias"):
+            load_shotstream(tmp_path/"x.safetensors", **HEADS)
+    save_file(original | {"head.head.bias": torch.zeros(64, dtype=torch.int32)}, tmp_path/"x.safetensors")
+    with pytest.raises(InputError, match="numbers with a fraction"): load_shotstream(tmp_path/"x.safetensors", **HEADS)
+    for dtype in ("auto", torch.int8, 16):
+        with pytest.raises(InputError, match="dtype"): load_shotstream(tmp_path/"x.safetensors", dtype=dtype, **HEADS)
 
 
 def test_lora_in_and_out(original, lora):
@@ -369,7 +400,7 @@ def test_a_folder_of_yours_is_safe(source, tmp_path):
 
 @pytest.mark.parametrize("target, to, words",
                          [("x.safetensors", "diffusers", "is a folder"), ("folder", "original", "a .safetensors file"),
-                                               ("x.pt", "original", "only read here"), ("x", "flax", "diffusers")])
+                          ("x.pt", "original", "only read here"), ("x", "flax", "diffusers")])
 def test_impossible_targets(target, to, words, source, tmp_path):
     with pytest.raises(ValueError, match=words): convert(source, tmp_path/target, to, **HEADS)
     assert not (tmp_path/target).exists()

@@ -77,8 +77,8 @@ def test_plain_positions_are_wans(head_dim, axes):
 
 
 def test_phase_formula_on_every_token():
-    position, shot, h, w, phi, gap = torch.tensor([[0, 1, 5], [3, 4, 9]]), torch.tensor([[0, 0, 2],
-                                                                                         [1, 3, 3]]), 2, 3, .4, 1.5
+    position, shot = torch.tensor([[0, 1, 5], [3, 4, 9]]), torch.tensor([[0, 0, 2], [1, 3, 3]])
+    h, w, phi, gap = 2, 3, .4, 1.5
     cos, sin = video_angles(position, shot, h, w, 32, phi, gap)
     for b in range(2):
         for f in range(3):

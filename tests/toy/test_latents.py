@@ -7,8 +7,8 @@ from shotstream.toy.vae import ToyVAE
 from shotstream.model.pixels import to_float
 from shotstream.model.frame_table import FrameTable
 from shotstream.toy.latents import (
-    BUDGET, LatentCache, LatentDataset, batch_generator, context_picks, encode_groups, encode_ids,
-    encode_story, frame_groups, latent_counts, loss_weights, needed_singles, next_shot_example, shot_weights, train_story)
+    BUDGET, LatentCache, LatentDataset, batch_generator, context_picks, encode_groups, encode_ids, encode_story,
+    frame_groups, latent_counts, loss_weights, needed_singles, next_shot_example, shot_weights, train_story)
 from shotstream.toy.probe import story_targets
 from shotstream.toy.render import StoryTable, circle, coverage, own_coordinates, pose, render_shot, screen
 from shotstream.generate.teacher import drop_history
@@ -128,8 +128,8 @@ def test_a_step_is_always_the_same_batch(data, vae):
                    y in ((a.context, b.context), (a.target, b.target), (a.ids, b.ids), (a.weight, b.weight),
                          (a.probe[0], b.probe[0])))
         assert a.table == b.table
-    different = data.batch(batch_generator(5, 3), 6, 2), data.batch(batch_generator(6, 0), 6,
-                                                                    2), data.batch(batch_generator(5, 0, rank=1), 6, 2)
+    different = [data.batch(g, 6, 2)
+                 for g in (batch_generator(5, 3), batch_generator(6, 0), batch_generator(5, 0, rank=1))]
     assert len({tuple(d.shots.tolist()) for d in (*different, data.batch(batch_generator(5, 0), 6, 2))}) == 4
 
 

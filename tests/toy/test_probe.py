@@ -30,9 +30,8 @@ def one_by_one(story, frames, size):
         weight[i, :, CHARACTER:] = 1.
         for slot, who in enumerate(shot.cast):
             c, p = story.characters[who], pose(shot, torch.tensor([float(f)]), slot)
-            known = [float(c.body == b) for b in BODIES] + [float(shot.action == a)
-                                                            for a in ACTIONS] + [float(c.pattern == n)
-                                                                                 for n in PATTERNS]
+            known = [float(c.body == b) for b in BODIES]
+            known += [float(shot.action == a) for a in ACTIONS] + [float(c.pattern == n) for n in PATTERNS]
             known += on_circle(c.hue) + on_circle(c.hue_a) + on_circle(c.hue_b)
             for name, period in (("half", 360.), ("band", 180.)):
                 known += on_circle(c.angle, period) if c.pattern == name else [0., 0.]

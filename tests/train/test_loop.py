@@ -1,5 +1,6 @@
 """The training loop where a notebook cannot go: signals, dead processes, full disks."""
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -98,3 +99,34 @@ def test_a_small_disk_is_said_first(tmp_path, monkeypatch):
     players = dict(model=SimpleNamespace(loss=torch.nn.Linear(100, 100)))
     with pytest.raises(loop.TrainingFailed, match="free some, or choose another folder"):
         loop.check_disk(tmp_path, players)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_killed_launcher_takes_its_workers_along(monkeypatch):
+    "kill -9 of the launcher: nobody is there to stop the workers, so they look themselves"
+    ends, out = os.pipe()
+    if not (launcher := os.fork()):                       # no torch here, so that the processes are small and quick
+        os.environ[loop.LAUNCHER] = str(os.getpid())
+        if not os.fork():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            loop.follow_launcher(.02)
+            os.write(out, b"following")
+            time.sleep(60)
+            os._exit(0)
+        os.close(out)
+        time.sleep(60)
+        os._exit(0)
+    os.close(out)
+    assert os.read(ends, 9) == b"following"
+    time.sleep(.1)
+    assert not select.select([ends], [], [], 0)[0]        # the worker works
+    os.kill(launcher, signal.SIGKILL)
+    os.waitpid(launcher, 0)
+    assert select.select([ends], [], [], 10)[0] and os.read(ends, 9) == b""          # it has ended
+
+
+def test_every_worker_follows_its_launcher(script, tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(loop, "follow_launcher", lambda: called.append(1))
+    loop.start_machine("cpu", precision="fp32", compiles=False)
+    assert called == [1]

@@ -28,11 +28,10 @@ def toy(tmp_path_factory):
 
 
 def test_every_stage_is_done(toy):
-    assert {p.parent.name for p in toy.glob("*/done")} == set(MAKERS) - {"pipeline"} and abs(sum(SHARES.values())
-                                                                                             - 1) < 1e-9
-    weights = [load_file(toy/name/"transformer"/"diffusion_pytorch_model.safetensors") for name in ("base", "teacher",
-                                                                                                    "ode", "stage1",
-                                                                                                    "stage2")]
+    assert {p.parent.name for p in toy.glob("*/done")} == set(MAKERS) - {"pipeline"}
+    assert abs(sum(SHARES.values()) - 1) < 1e-9
+    weights = [load_file(toy/name/"transformer"/"diffusion_pytorch_model.safetensors")
+               for name in ("base", "teacher", "ode", "stage1", "stage2")]
     for before, after in zip(weights, weights[1:]):
         assert before.keys() == after.keys() and any(not torch.equal(before[k], after[k]) for k in before)
     one, two = (load_file(toy/name/"vae"/"diffusion_pytorch_model.safetensors") for name in ("refit", "pipeline"))

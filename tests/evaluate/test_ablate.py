@@ -1,0 +1,272 @@
+"""The runner: what depends on what, what is shared, what is kept, and what a verdict means. Whole tables, very small.
+"""
+import json
+import math
+import shutil
+
+import pytest
+import torch
+
+import shotstream.evaluate.ablate as runner
+from shotstream.evaluate.ablate import (
+    JOBS, KINDS, PAPER, PAPER_FPS, ROWS, TABLES, agreement, as_rows, as_table, ablate, compare, comparisons, jobs_of,
+    score_film,
+    lengths_of, make_stage, paired, start_run, stories_for, story_of, train_job, verdict, weights_hash)
+from shotstream.evaluate.metrics import COLUMNS
+from shotstream.evaluate.systems import SYSTEMS, TABLE_1
+from shotstream.evaluate.variants import Size
+from shotstream.toy.classifier import AttributeClassifier
+from shotstream.toy.networks import ASSETS, toy_text_encoder, toy_transformer
+from shotstream.toy.render import render_shot
+from shotstream.toy.vocabulary import toy_tokenizer
+from shotstream.train.loop import Trainer, TrainingStopped
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    "A base that knows nothing, but answers something"
+    folder = tmp_path_factory.mktemp("base")
+    torch.manual_seed(0)
+    model, text = toy_transformer(heads=1, layers=4, ffn=32, patch=1), toy_text_encoder(len(toy_tokenizer()))
+    with torch.no_grad():
+        for p in model.parameters(): p.add_(.05*torch.randn(p.shape))
+    model.save_pretrained(folder/"transformer")
+    text.save_pretrained(folder/"text_encoder")
+    return folder
+
+
+# The graph
+
+def test_rows_and_jobs_fit_together():
+    rows = [r for t in TABLES for r in ROWS[t]]
+    assert len(ROWS["table1"]) == 8 and len(ROWS["relatives"]) == 6
+    assert len({r.name for r in rows}) == len(rows), "a row's films are kept under its name"
+    assert {r.job for r in rows} <= {*JOBS, "base"} and {j.kind for j in JOBS.values()} <= {*KINDS}
+    assert {s.card.job for s in SYSTEMS.values()} <= {*JOBS, "base"}
+    for r in rows: assert not r.better or r.better in {x.name for x in rows}
+    needed = {n for t in TABLES for n in jobs_of(ROWS[t])}
+    assert needed == set(JOBS), "a job that nobody needs"
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_jobs_come_after_what_they_need(table):
+    order = jobs_of(ROWS[table])
+    assert len(set(order)) == len(order)
+    for i, name in enumerate(order): assert set(JOBS[name].after) <= set(order[:i])
+
+
+def test_the_papers_numbers():
+    "Spot checks, and whole rows that must be equal: its own choice is one and the same film"
+    assert PAPER["table3"]["ours"] == PAPER["table4"]["ours"]
+    assert {k for k, v in PAPER["table1"]["shotstream"].items()
+            if v != PAPER["table3"]["ours"][k]} == {"dynamic_degree"}
+    assert PAPER["table4"]["stage2"]["dynamic_degree"] == 52.86
+    assert PAPER["table1"]["cinetrans"]["inter_semantic"] == .459
+    assert PAPER["table3"]["target_caption"]["text_alignment"] == .194
+    assert set(PAPER["table1"]) == set(TABLE_1) == set(PAPER_FPS)
+    assert all(len(r) == 9 for t in PAPER.values() for r in t.values())
+
+
+def test_comparisons_of_the_paper():
+    assert {(b, w) for b, w, paper in comparisons("table3") if paper} == {
+        ("full", "first"), ("full", "first_last"), ("full", "target_caption"), ("full", "channel"),
+        ("attention", "full")}
+    assert {w for _, w, paper in comparisons("table4") if paper} == {"no_indicator", "embedding", "stage1", "stage2"}
+    assert {w for b, w, paper in comparisons("table1") if paper and b == "shotstream"} == set(TABLE_1) - {"shotstream"}
+    for t in PAPER:  # the paper's claim: its choice has the better text alignment
+        for _, _, paper in comparisons(t):
+            if paper: assert PAPER[t][paper[0]]["text_alignment"] > PAPER[t][paper[1]]["text_alignment"]
+
+
+# Verdicts
+
+@pytest.mark.parametrize("difference,expected,said", [
+    ((.2, .1, .3), .05, "agrees"), ((.2, .1, .3), -.05, "disagrees"), ((-.2, -.3, -.1), -.05, "agrees"),
+    ((-.2, -.3, -.1), .05, "disagrees"), ((.2, -.1, .3), .05, "cannot tell"), ((.2, 0., .3), .05, "cannot tell"),
+    ((.2, .1, .3), 0., "cannot tell"), ((.2, .1, .3), None, "higher"), ((-.2, -.3, -.1), None, "lower"),
+    ((.2, -.1, .3), None, "no claim in the paper"), (None, .05, "not measured")])
+def test_verdicts(difference, expected, said): assert verdict(difference, expected) == said
+
+
+def measured(*seeds): return [dict(values=[dict(text_alignment=v) for v in values]) for values in seeds]
+
+
+def test_differences_are_paired():
+    "Stories differ by much more than rows do: only pairs can tell"
+    a = [.1*i for i in range(10)]
+    less = [x - .01 for x in a]
+    d = paired(as_rows(measured(a, a), "text_alignment"), as_rows(measured(less, less), "text_alignment"))
+    assert math.isclose(d[0], .01, abs_tol=1e-6) and d[1] > 0
+    some = as_rows(measured([None, .5, .7]), "text_alignment")
+    assert some[0, 0].isnan() and math.isclose(paired(some, torch.tensor([[1., .4, .4]]))[0], .2, abs_tol=1e-6)
+    assert paired(some, torch.tensor([[1., math.nan, .4]])) is None
+    assert as_rows(measured([.5]), "there_is_none").isnan().all()
+
+
+def test_trainings_that_contradict_each_other_tell_nothing():
+    "Each seed alone is sure, in another direction; films alone would be believed"
+    a, b = torch.tensor([[.5]*20, [.5]*20]), torch.tensor([[.3]*20, [.6]*20])
+    _, low, high = paired(a, b)
+    assert low < 0 < high
+    assert paired(a, torch.tensor([[.3]*20, [.4]*20]))[1] > 0
+
+
+def test_compare_and_agreement():
+    twice = lambda values: measured(values, values)
+    rows = dict(two_stage=twice([.5, .6, .7, .5]), no_indicator=twice([.4, .5, .6, .4]), stage1=twice([.7, .8, .9, .8]),
+                stage2=twice([.5, .6, .8, .4]))
+    said = {c["worse"]: c["verdict"] for c in compare("table4", rows)}
+    assert said == dict(no_indicator="agrees", stage1="disagrees", stage2="cannot tell")
+    assert agreement(compare("table4", rows)) == (1, 2)
+    assert compare("table4", rows)[0]["paper"] == .031
+    one = {k: v[:1] for k, v in rows.items()}
+    few = {k: [dict(values=m["values"][:3]) for m in v] for k, v in rows.items()}
+    for less in (one, few): assert {c["verdict"] for c in compare("table4", less)} == {"cannot tell"}, "too few to tell"
+
+
+# Judging
+
+@pytest.fixture(scope="module")
+def classifier(): return AttributeClassifier.from_pretrained(ASSETS/"classifier").float().eval()
+
+
+def test_renders_are_judged_well_and_noise_is_not(classifier):
+    size, good, bad, swapped = Size(5, 3), [], [], []
+    for i in range(4):
+        story, other = (story_of(j, size, [17]*3) for j in (i, i+50))
+        film = torch.cat([render_shot(story, k) for k in range(3)])
+        noise = torch.randint(256, film.shape, generator=torch.Generator().manual_seed(i)).to(torch.uint8)
+        mixed = torch.cat([render_shot(story, 0), render_shot(other, 1), render_shot(story, 2)])
+        good.append(score_film(film, story, classifier))
+        bad.append(score_film(noise, story, classifier))
+        swapped.append(score_film(mixed, story, classifier))
+    mean = lambda rows, k: sum(r[k] for r in rows if not math.isnan(r[k]))/len(rows)
+    assert mean(good, "captioned") > .85 > .6 > mean(bad, "captioned")
+    assert mean(good, "hero_kept") > mean(swapped, "hero_kept") + .05, "another hero is noticed"
+    assert set(good[0]) == {"captioned", "hero_kept", "scene_kept"}
+    with pytest.raises(ValueError, match="a film of 50 frames for shots of"): score_film(film[:50], story, classifier)
+
+
+def test_films_are_as_long_as_their_systems_make_them():
+    rows = {r.name: r for t in TABLES for r in ROWS[t]}
+    assert lengths_of(rows["self_forcing"], Size(5, 3)) == [17, 20, 20]
+    for name in ("shotstream", "echoshot", "first", "two_stage"): assert lengths_of(rows[name], Size(5, 3)) == [17]*3
+
+
+# Runs
+
+@pytest.fixture
+def quick(monkeypatch):
+    "The paper's columns are not asked, only the classifier is"
+    monkeypatch.setattr(runner, "paper_scorer",
+                        lambda classifier: lambda film, story: score_film(film, story, classifier))
+
+
+TINY = dict(track="tiny", device="cpu", progress=False)
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory, base):
+    "The stories to train on, encoded once for all tests"
+    run = start_run(tmp_path_factory.mktemp("encoded"), "tiny", base, steps=1, device="cpu")
+    for rule in ("published", "first"): run.dataset(rule)
+    return run.folder/"latents"
+
+
+@pytest.fixture
+def folder(tmp_path, encoded):
+    shutil.copytree(encoded, tmp_path/"run"/"latents")
+    return tmp_path/"run"
+
+
+def test_table3(base, folder):
+    "Two rows, two seeds; then again, where nothing is trained or filmed a second time"
+    options = dict(steps=1, base=base, rows=["full", "first"])
+    result = ablate("table3", seeds=2, folder=folder, options=options, **TINY)
+    assert set(result["rows"]) == {"full", "first"} and result["seeds"] == 2
+    assert result == json.loads((folder/"results.json").read_text())
+    for name, row in result["rows"].items():
+        assert len(set(row["weights"])) == 2 and row["steps"] == [1, 1] and min(row["fps"]) > 0
+        assert row["weights"][0] == weights_hash(folder/"jobs"/f"{name}-0"/"transformer")
+        assert (folder/"rows"/f"{name}-1.png").stat().st_size > 500
+        assert set(row["columns"]) >= {*COLUMNS, "captioned", "hero_kept", "scene_kept", "flat_share"} - {"aesthetic"}
+        for mean, low, high in filter(None, row["columns"].values()): assert low <= mean <= high
+    assert {(c["better"], c["worse"]) for c in result["comparisons"]} == {("full", "first")}
+    assert "agreement with the paper" in as_table(result) and "full > first" in as_table(result)
+    before = {p: p.stat().st_mtime_ns for p in (folder).rglob("*") if p.name not in ("results.json",) and p.is_file()}
+    again = ablate("table3", seeds=2, folder=folder, options=options, **TINY)
+    assert again["rows"] == result["rows"]
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+    with pytest.raises(ValueError, match="begun with"):
+        ablate("table3", folder=folder, options=dict(steps=2, base=base), **TINY)
+
+
+def test_table4_and_steps_of_single_stages(base, folder):
+    "Stage 1 alone has as many steps as both; the anchor's row has no pairs; distinctions are kept through all stages"
+    run = start_run(folder, "tiny", base, steps=1, device="cpu")
+    for name in jobs_of([r for r in ROWS["table4"] if r.name in ("two_stage", "embedding", "stage1")]):
+        train_job(run, name, 0)
+    assert run.taken("stage1_alone", 0) == 2 and run.taken("stage1", 0) == run.taken("two_stage", 0) == 1
+    assert run.length("stage2_alone", 0) == dict(steps=2)
+    kinds = {n: run.network(n, 0).config.get("distinction") for n in ("two_stage", "embedding_two_stage", "full")}
+    assert kinds == dict(two_stage="phase", embedding_two_stage="embedding", full="phase")
+    assert run.network("embedding_two_stage", 0).indicator.abs().max() > 0
+    assert make_stage(run, "none_ode", 0).network.config.distinction == "none"
+    losses = {n: make_stage(run, n, 0).players["student"].loss for n in ("stage1", "free_stage1")}
+    assert losses["stage1"].pairs is not None and losses["free_stage1"].pairs is None
+    assert type(make_stage(run, "stage1_alone", 0).source) is not type(make_stage(run, "stage2_alone", 0).source)
+
+
+def test_table1(base, folder, quick):
+    "Fine-tuned, training-free on the base, trained through three jobs, fine-tuned from that, training-free on that"
+    names = ["mask2dit", "cinetrans", "self_forcing", "rolling_forcing", "infinity_rope"]
+    result = ablate("table1", seeds=1, folder=folder, options=dict(steps=1, base=base, rows=names), **TINY)
+    rows = result["rows"]
+    assert list(rows) == names and {p.name for p in (folder/"jobs").iterdir()} == {
+        f"{n}-0" for n in ("mask2dit", "single_pairs", "single_ode", "self_forcing", "rolling_forcing")}
+    assert rows["cinetrans"]["weights"] == [result["base"]] and rows["cinetrans"]["steps"] == [None]
+    assert rows["infinity_rope"]["weights"] == rows["self_forcing"]["weights"], "training-free"
+    assert len({r["weights"][0] for r in rows.values()}) == 4
+
+
+def test_minutes_are_shared_and_steps_are_equal(base, folder, quick):
+    "The first job of a kind runs by the clock, the second takes as many steps"
+    run = start_run(folder, "tiny", base, minutes=1., device="cpu")
+    run.share = .05/KINDS["teacher"]                         # three seconds
+    train_job(run, "full", 0)
+    steps = run.taken("full", 0)
+    assert run.length("full", 1) == dict(steps=steps) == run.length("channel", 0) and run.kinds() == dict(teacher=steps)
+    assert run.length("mask2dit", 0) == dict(minutes=run.share*KINDS["films"])
+    rows = [r for r in ROWS["table3"] if r.name == "full"]
+    run.minutes = 600.
+    assert stories_for(run, rows, 1) == 2, "the track has no more"
+    run.minutes = 1e-3
+    assert stories_for(run, rows, 1) == 2, "decided once"
+    (run.folder/"steps.json").unlink()
+    assert stories_for(run, rows, 1) == 2, "no time for more"
+
+
+def test_a_stopped_job_goes_on(base, folder, tmp_path, monkeypatch):
+    run = start_run(folder, "tiny", base, steps=3, device="cpu")
+    whole = Trainer.run
+    monkeypatch.setattr(Trainer, "run", lambda self: whole(self, max_steps=1))
+    with pytest.raises(TrainingStopped): train_job(run, "full", 0)
+    assert not run.done("full", 0)
+    monkeypatch.undo()
+    train_job(run, "full", 0)
+    one = run.network("full", 0)
+    shutil.copytree(folder/"latents", tmp_path/"other"/"latents")
+    other = start_run(tmp_path/"other", "tiny", base, steps=3, device="cpu")
+    train_job(other, "full", 0)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.network("full", 0).parameters())), "to the bit"
+
+
+@pytest.mark.parametrize("change,sentence", [
+    (dict(table="table2"), "table is one of"), (dict(seeds=0), "at least one seed"),
+    (dict(track="long"), "track is one of"),
+    (dict(minutes=3.), "either minutes or steps"), (dict(options=dict(steps=-1)), "more than 0"),
+    (dict(options=dict(steps=1, base="nowhere")), "is no base"),
+    (dict(options=dict(steps=1, rows=["forth"])), "table3 has no row forth")])
+def test_bad_calls(base, tmp_path, change, sentence):
+    call = dict(table="table3", seeds=1, folder=tmp_path, options=dict(steps=1, base=base), **TINY) | change
+    with pytest.raises(ValueError, match=sentence): ablate(call.pop("table"), **call)

@@ -1,0 +1,103 @@
+"""What cannot be filmed is refused where it is asked for, not when the frames are fetched; and the same at every door.
+"""
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from shotstream.app.director import Director
+from shotstream.generate.stream import Settings, ShotRequest
+from shotstream.model.files import InputError
+
+CAPTION, PROMPT = "a red ball with a hat in the forest by day.", "wide shot: the ball waves."
+SHOTS = [dict(latents=2.5), dict(latents=0), dict(latents=22), dict(latents=True), dict(latents="9"),
+         dict(latents=math.nan),
+         dict(seed=-1), dict(seed=1.), dict(seed="x"), dict(seed=2**63), dict(when="later"), dict(when=None),
+         dict(when=["now"]),
+         dict(prompt=""), dict(prompt=" "), dict(prompt=None), dict(prompt=b"the ball"),
+         dict(prompt="\ud83e the ball waves."),
+         dict(prompt="the dragon jumps.")]
+STORIES = [dict(size=(70, 100)), dict(size=64), dict(size=(64,)), dict(size=(64., 64)), dict(size=(0, 64)),
+           dict(size="64"),
+           dict(seed=-1), dict(seed=None), dict(seed=1.5), dict(caption=3), dict(caption="\ud83e"), dict(caption=None)]
+SETTINGS = [dict(budget=0), dict(budget=2.5), dict(budget=22), dict(window=2), dict(window=math.inf), dict(sink=19),
+            dict(sink=-1),
+            dict(phi=math.nan), dict(phi=math.inf), dict(phi="1/6"), dict(phi=None), dict(steps=0), dict(steps=51),
+            dict(steps=2.5), dict(steps=True), dict(steps=("x",)), dict(steps=(1001,)), dict(rule="newest"),
+            dict(rule=None),
+            dict(rule=["first"]), dict(pinned=3), dict(pinned=[0]), dict(pinned=[(0, -1)]), dict(pinned=[(0, .5)]),
+            dict(pinned=[(k, 0) for k in range(7)]), dict(fi=1)]
+
+
+@pytest.fixture(scope="module")
+def doors(pipe):
+    with Director(pipe, CAPTION) as d: yield pipe.stream(CAPTION), d
+
+
+@pytest.mark.parametrize("bad", SHOTS, ids=repr)
+def test_shots(doors, bad):
+    for door in doors:
+        with pytest.raises(ValueError): door.next_shot(**{"prompt": PROMPT, **bad})
+    assert not doors[0].queue and not doors[1].timeline.queue and not doors[0].cutting
+
+
+@pytest.mark.parametrize("bad", STORIES, ids=repr)
+def test_stories(pipe, bad):
+    wish = {"caption": CAPTION, **bad}
+    with pytest.raises(InputError): pipe.stream(**wish)
+    with pytest.raises(InputError): Director(pipe, **wish)
+    if "size" in bad:
+        with pytest.raises(InputError): pipe(PROMPT, caption=CAPTION, **bad)
+
+
+@pytest.mark.parametrize("bad", SETTINGS, ids=repr)
+def test_settings(pipe, doors, bad):
+    before = [door.settings for door in doors]
+    for door in (*(d.change for d in doors), lambda **s: pipe.stream(CAPTION, **s),
+                 lambda **s: Director(pipe, CAPTION, **s)):
+        with pytest.raises((InputError, TypeError) if "fi" in bad else InputError): door(**bad)
+    assert [door.settings for door in doors] == before
+
+
+def test_noise(pipe):
+    stream = pipe.stream(CAPTION)
+    whole = torch.randn(1, 2, *pipe.latent_shape((64, 64)))
+    for bad in (whole[:, :1], whole[0], whole.int(), whole[:, :, 1:], whole.numpy(), 3, [whole]):
+        with pytest.raises(InputError, match="noise"): stream.next_shot(PROMPT, latents=2, noise=bad)
+    for good in (whole, torch.Generator().manual_seed(3), lambda shape, start, step: torch.zeros(shape)):
+        stream.next_shot(PROMPT, latents=2, noise=good)
+    assert sum(len(f.video) for f in stream) == 3*5
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert ShotRequest(PROMPT, np.int64(9), np.int32(7)).latents == 9
+    assert Settings(budget=np.int64(3), phi=np.float32(.25)).budget == 3
+    assert Settings(steps=[1000, 500]).steps == (1000, 500)
+
+
+often = examples(max_examples=int(os.environ.get("SHOTSTREAM_FUZZ", 100)), deadline=None,
+                 suppress_health_check=[HealthCheck.too_slow])     # drawing is slow on a busy machine
+anything = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=9), st.binary(max_size=3),
+                     st.lists(st.integers(-2, 9), max_size=3),
+                     st.lists(st.tuples(st.integers(), st.integers()), max_size=3))
+
+
+@often
+@given(st.dictionaries(st.sampled_from(["prompt", "latents", "seed", "caption"]), anything))
+def test_any_request_is_one_or_is_refused(wish):
+    try: r = ShotRequest(**{"prompt": PROMPT, **wish})
+    except InputError as e: assert 0 < len(str(e)) < 999 and "\n" not in str(e)
+    else: assert 1 <= r.latents <= 21 and r.prompt.strip() and (r.seed is None or 0 <= r.seed < 2**63)
+
+
+@often
+@given(st.dictionaries(st.sampled_from(["rule", "budget", "window", "sink", "phi", "steps", "pinned"]), anything))
+def test_any_settings_are_some_or_are_refused(wish):
+    try: s = Settings(**wish)
+    except InputError as e: assert 0 < len(str(e)) < 999
+    else: assert math.isfinite(s.phi) and 1 <= s.budget <= 21 and len(s.pinned) <= s.budget and hash(s)
