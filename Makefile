@@ -16,7 +16,7 @@ story: .venv/ready
 
 test: .venv/ready
 	.venv/bin/ruff check .
-	.venv/bin/pyright
+	.venv/bin/pyright --pythonpath .venv/bin/python
 	.venv/bin/python -m pytest -n 2 --dist worksteal
 
 # The oldest Python with the lowest versions that settings.ini allows, and the newest with the newest

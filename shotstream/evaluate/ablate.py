@@ -44,9 +44,10 @@ PAPER_COLUMNS = ("intra_subject", "intra_background", "inter_semantic", "inter_s
                  "shot_cut_accuracy", "text_alignment", "aesthetic", "dynamic_degree")
 
 def _paper(text:str)->dict: # row -> {column: number}
-    "A table written down"
+    "A table written down; the paper's dynamic degree is in percent, ours a share"
     rows = [line.split() for line in text.strip().splitlines()]
-    return {name: dict(zip(PAPER_COLUMNS, map(float, numbers))) for name, *numbers in rows}
+    rows = {name: dict(zip(PAPER_COLUMNS, map(float, numbers))) for name, *numbers in rows}
+    return {name: row | dict(dynamic_degree=row["dynamic_degree"]/100) for name, row in rows.items()}
 
 PAPER = dict(
     table1=_paper("""

@@ -60,7 +60,7 @@ def test_the_papers_numbers():
     assert PAPER["table3"]["ours"] == PAPER["table4"]["ours"]
     assert {k for k, v in PAPER["table1"]["shotstream"].items()
             if v != PAPER["table3"]["ours"][k]} == {"dynamic_degree"}
-    assert PAPER["table4"]["stage2"]["dynamic_degree"] == 52.86
+    assert PAPER["table4"]["stage2"]["dynamic_degree"] == pytest.approx(.5286)
     assert PAPER["table1"]["cinetrans"]["inter_semantic"] == .459
     assert PAPER["table3"]["target_caption"]["text_alignment"] == .194
     assert set(PAPER["table1"]) == set(TABLE_1) == set(PAPER_FPS)
