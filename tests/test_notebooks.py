@@ -47,7 +47,8 @@ def test_notebook_is_fit_for_readers(path):
     if path.parent.name == "nbs":
         assert any("image/png" in o.get("data",
                                         {}) for c in code for o in c.outputs), "no picture: run tools/refresh.py"
-    assert nb.cells[0].source.startswith("# ")
+    # the studio is an app: its page is the desk, a heading would push it off the screen
+    assert path.stem == "studio" or nb.cells[0].source.startswith("# ")
 
 
 def test_modules_match_notebooks():

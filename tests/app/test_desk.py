@@ -2,6 +2,7 @@
 import contextlib
 import io
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -280,8 +281,9 @@ def test_typing_a_good_prompt_is_never_wrong(person):
 
 
 def test_export_writes_files(person):
-    person.click("All")
-    person.until(lambda: "saved" in person.text())
+    whole = re.compile(r"^\s*All\s*$")                                             # "Play all" is another button
+    person.page.locator("button.jupyter-button").filter(has_text=whole).first.click()
+    person.until(lambda: "saved in" in person.text())
     folder = person.folder/"story"/"export"
     assert {p.suffix for p in folder.iterdir()} >= {".mp4", ".gif", ".png", ".srt", ".py"}
     with person.page.expect_download() as download: person.page.locator("a[download='story.mp4']").click()
