@@ -1637,6 +1637,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'shotstream/generate/stream.py'),
                                             'shotstream.generate.stream.RunningShot.next_chunk': ( 'stream.html#runningshot.next_chunk',
                                                                                                    'shotstream/generate/stream.py'),
+                                            'shotstream.generate.stream.RunningShot.plan_switch': ( 'stream.html#runningshot.plan_switch',
+                                                                                                    'shotstream/generate/stream.py'),
                                             'shotstream.generate.stream.RunningShot.wanted': ( 'stream.html#runningshot.wanted',
                                                                                                'shotstream/generate/stream.py'),
                                             'shotstream.generate.stream.RunningShot.whole': ( 'stream.html#runningshot.whole',

@@ -982,9 +982,7 @@ class Director(Worker):
             if not running or running[-1].whole:
                 raise InputError("no shot is being made: ask for one with next_shot(prompt)")
             shot = running[-1]
-            if shot.next_chunk >= shot.wanted:
-                raise InputError("the running shot's last chunk is made already: ask for the next_shot(prompt)")
-            switch = PromptSwitch(shot.next_chunk, ShotRequest(prompt).prompt, recache)
+            switch = shot.plan_switch(prompt, recache)
             self.pipe.check(shot.request.caption, prompt)
             self.stream.switching = switch
             self._wake()

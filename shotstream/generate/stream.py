@@ -243,6 +243,11 @@ class RunningShot:
         return made if made <= first else first + 3*-(-(made - first)//3)
     @property
     def whole(self)->bool: return len(self.frames) == self.wanted
+    def plan_switch(self, prompt:str, recache:bool=True)->PromptSwitch:
+        "Another prompt from the next chunk on; `InputError` if there is no next chunk"
+        if self.next_chunk >= self.wanted:
+            raise InputError("the running shot's last chunk is made already: ask for the next_shot(prompt)")
+        return PromptSwitch(self.next_chunk, prompt, recache)
     def __iter__(self): return self
     def __next__(self)->Frames:
         if self.maker is None:
@@ -303,9 +308,7 @@ class ShotQueue:
         if shot is None: raise InputError(
             "no shot is running: " + ("the next one has not begun, take its first frames before" if self.queue
                                       else "ask for one with next_shot(prompt)"))
-        if shot.next_chunk >= shot.wanted:
-            raise InputError("the running shot's last chunk is made already: ask for the next_shot(prompt)")
-        switch = PromptSwitch(shot.next_chunk, ShotRequest(prompt).prompt, recache)
+        switch = shot.plan_switch(prompt, recache)
         self.pipe.check(check_caption(self.caption), prompt)
         self.switching = switch
 
