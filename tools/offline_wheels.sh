@@ -5,7 +5,7 @@
 #   bash tools/offline_wheels.sh [--video] [PYTHON VERSION, default 3.12]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-packages="diffusers peft fastcore ftfy wcwidth importlib_metadata"
+packages="diffusers peft fastcore ftfy wcwidth importlib_metadata requests"
 if [ "${1:-}" = --video ]; then packages="$packages av"; shift; fi
 python=${1:-3.12}
 platforms=""

@@ -120,7 +120,9 @@ def open_film(path):
     with foreign(path, "rename it", "no name of a file"):
         if not path.is_file(): raise MissingFile("no such film", path)
     try:
-        film = av.open(os.path.abspath(path), metadata_errors="replace")   # so that "12:30.mp4" is no address
+        # PyAV before 19 must be told what to do about titles that are not UTF-8
+        older = dict(metadata_errors="replace") if int(av.__version__.split(".")[0]) < 19 else {}
+        film = av.open(os.path.abspath(path), **older)                     # so that "12:30.mp4" is no address
         stream = film.streams.video[0]
     except Exception as e:
         what = "cannot be opened" if isinstance(e, PermissionError) else "not a film that FFmpeg can read"

@@ -253,7 +253,7 @@ def start_run(
 )->Run:
     "Check everything before any time is spent"
     if track not in TRACKS: raise ValueError(f"track is one of {', '.join(TRACKS)}, got {track!r}")
-    base = ASSETS/"next"/"base" if base is None else Path(base)
+    base = ASSETS/"base" if base is None else Path(base)
     if not (base/"transformer").exists() or not (base/"text_encoder").exists():
         raise ValueError(f"{base} is no base: it needs the folders transformer and text_encoder")
     if (minutes is None) == (steps is None): raise ValueError("say how long: either minutes or steps")

@@ -186,10 +186,10 @@ class VariantLoss(NextShotLoss):
     def __init__(self, *args, latents:int, dropout:float=.1, **kwargs):
         super().__init__(*args, lengths=((latents,), (latents,)), **kwargs)
         self.dropout = dropout
-    def batch(self, draw:Draw):
+    def batch(self, draw:Draw, steps:int=1):
         frames, leak = self.lengths[0][0], .25*max(0., 1 - 2*draw.part)
         grid = token_grid(self.transformer) if self.probe else None
-        return self.data.batch(draw.cpu, max(2, round(self.frames/(frames + BUDGET))), frames, leak_target=leak,
+        return self.data.batch(draw.cpu, steps*max(2, round(self.frames/(frames + BUDGET))), frames, leak_target=leak,
                                drop_history=self.dropout, grid=grid)
 
 class FilmLoss(nn.Module):

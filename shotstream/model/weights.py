@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REMEDY', 'FLOATS', 'TYPES', 'read_json', 'shards_of', 'weight_files', 'read_header', 'strange_types', 'KeyReport',
-           'compare_keys', 'unfinite', 'check_numbers', 'as_dtype', 'guess', 'check_folder', 'home_of', 'has_lora',
-           'StrictLoading', 'check_text_config', 'load_text_encoder']
+           'compare_keys', 'unfinite', 'check_numbers', 'as_dtype', 'guess', 'check_folder', 'align', 'home_of',
+           'has_lora', 'StrictLoading', 'check_text_config', 'load_text_encoder']
 
 # %% ../../nbs/backstage/model/weights.ipynb #695c5116
 import inspect, json
@@ -16,6 +16,7 @@ import re
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors import safe_open
+from torch import nn
 from transformers import UMT5EncoderModel
 from .checks import number, whole
 from .files import InputError, MissingFile, foreign, named, read_text, shown
@@ -236,6 +237,16 @@ def _check_loaded(model, info, where, ignore=()):
         raise InputError(f"{named(where)}: not finite (NaN or infinity): {_few(bad)}; {REMEDY}, or choose a wider "
                          f"number type")
 
+def align(
+    model:nn.Module,
+)->nn.Module: # The same
+    """Tensors that lie anywhere in a file's memory get 64-byte boundaries of their own: CPU kernels round by where
+    numbers lie, and one film would depend on the folder that its weights came from"""
+    for t in (*model.parameters(), *model.buffers()):
+        if t.device.type == "cpu" and t.numel() and t.data_ptr() % 64: t.data = t.data.clone()
+    return model
+
+
 # %% ../../nbs/backstage/model/weights.ipynb #07aac2b0
 def _hook_device(model):
     "Where accelerate's hooks let a model compute; `None` without hooks"
@@ -300,7 +311,7 @@ class StrictLoading:
             settings = set(inspect.signature(cls.__init__).parameters) & options.keys()
             check_folder(cls, folder, options.get("variant"), **{k: options[k] for k in settings})
         model, info = _open(super().from_pretrained, path, output_loading_info=True, **options)
-        _check_loaded(model, info, folder, ("mismatched_keys", "missing_keys") if loose else ())
+        _check_loaded(align(model), info, folder, ("mismatched_keys", "missing_keys") if loose else ())
         return (model, info) if with_info else model
 
     @classmethod
@@ -387,5 +398,5 @@ def load_text_encoder(
     check_folder(UMT5EncoderModel, folder, variant)
     model, info = _open(UMT5EncoderModel.from_pretrained, folder, dtype=dtype, variant=variant,
                         use_safetensors=use_safetensors, output_loading_info=True)
-    _check_loaded(model, info, folder)
+    _check_loaded(align(model), info, folder)
     return model

@@ -52,7 +52,7 @@ def encode_story(
     vae:ToyVAE, story,
 )->dict: # shots: (all latent frames, z, h, w); singles: (frames of `needed_singles`, z, h, w), float16
     "Film a story and encode it: every shot as a clip, every context frame alone as a still"
-    films = [render_shot(story, shot) for shot in story.shots]
+    films = [render_shot(story, shot).to(vae.device) for shot in story.shots]
     shots = [vae.encode(to_float(film)).latent_dist.mode()[0].transpose(0, 1) for film in films]
     stills = torch.stack([films[k][f] for k, f in needed_singles(story)]) if len(films) > 1 else films[0][:0]
     singles = vae.encode(to_float(stills[:, None])).latent_dist.mode()[:, :, 0] if len(stills) else shots[0][:0]
@@ -294,6 +294,18 @@ class Batch:
     weight: Tensor       # (b, f, 1, h, w) float32 from `loss_weights`
     probe: tuple|None    # goal and weight from `probe_targets`, each (b, c + f, tokens, facts), or `None`
     shots: Tensor        # (b,) int64, on the CPU: which rows of the data set these are
+
+    def split(self, n:int)->list: # Of n batches
+        "In equal parts"
+        if n == 1: return [self]
+        def parts(x):
+            if x is None: return [None]*n
+            if isinstance(x, tuple): return list(zip(*map(parts, x)))
+            if isinstance(x, FrameTable):
+                return [FrameTable(**dict(zip(vars(x), part))) for part in zip(*map(parts, vars(x).values()))]
+            if len(x) % n: raise ValueError(f"{len(x)} stories do not split into {n} equal batches")
+            return list(x.chunk(n))
+        return [Batch(*part) for part in zip(*map(parts, vars(self).values()))]
 
 def encode_ids(
     ids:Tensor, mask:Tensor, # (..., l) tokens, and which of them count

@@ -15,10 +15,10 @@ from ..model.transformer import ShotTransformer
 def toy_transformer(
     latent_channels:int=32,   # Channels of the codec
     text_dim:int=96,          # Features of the text encoder
-    heads:int=5, layers:int=6, ffn:int=480, # Heads have 32 features each
-    patch:int=2,              # Height and width of a patch, in latent pixels
+    heads:int=4, layers:int=6, ffn:int=512, # Heads have 32 features each
+    patch:int=1,              # Height and width of a patch, in latent pixels
 )->ShotTransformer:
-    "The toy world's transformer: 1.3B's class, 600 times smaller"
+    "The toy world's transformer: 1.3B's class, 800 times smaller"
     return ShotTransformer(num_attention_heads=heads, attention_head_dim=32, in_channels=latent_channels,
                            out_channels=latent_channels,
                            patch_size=(1, patch, patch), text_dim=text_dim, freq_dim=64, ffn_dim=ffn, num_layers=layers,

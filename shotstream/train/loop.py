@@ -47,7 +47,7 @@ class Player:
     clip:float=1.                   # Largest gradient norm
     average:EMAModel=field(init=False)
     def __post_init__(self):
-        self.average = EMAModel(self.learning(), decay=self.decay)
+        self.average = EMAModel(self.learning(), decay=self.decay, foreach=True)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
     def learning(self)->list: return [p for p in self.loss.parameters() if p.requires_grad]
     @contextmanager
@@ -275,7 +275,7 @@ class Trainer:
         minutes:float=None,   # Wall time of the whole run, over all sittings
         steps:int=None,       # Instead: so many steps; such a run can be repeated bit for bit (one process)
         seed:int=0, accumulate:int=1, # Micro batches per step
-        every:float=60.,      # Seconds between reports and checkpoints
+        every:float=60.,      # Seconds between reports and checkpoints; more, if one takes over a tenth of that
         warm:float=.02, cool:float=.5, # See `learning_rate`
         progress:bool=True, tensorboard:bool=False,
     ):
@@ -453,16 +453,18 @@ class Trainer:
 
     def _run(self, max_steps):
         self.clock = WorkClock(self.spent)
-        reported = self.spent
+        reported, pause = self.spent, 0.
         with self.listening(), self.bar() as bar:
             while self.part < 1 and not self.stop:
                 self.one_step()
                 self.synchronise()
                 if max_steps and self.step >= max_steps: self.stop = self.stop or signal.SIGTERM
                 bar.update(max(0, (self.step if self.steps else round(self.spent)) - bar.n))
-                if self.accelerator.is_main_process and self.spent - reported > self.every and not self.stop:
+                if (self.accelerator.is_main_process and self.spent - reported > max(self.every, pause)
+                        and not self.stop):
+                    start = time.perf_counter()
                     self.report_and_save()
-                    reported = self.spent
+                    reported, pause = self.clock.tick(), 10*(time.perf_counter() - start) # looking is no learning
             self.save()
         if self.stop and self.part < 1:
             raise TrainingStopped(f"{self.stage.name} stopped after step {self.step}; saved in {self.folder}: the "

@@ -73,7 +73,7 @@ class ToySize:
     films:int=8        # Shots of 9 latents in a step of the student
     def transformer(self)->ShotTransformer:
         "A new network, which at first answers zero"
-        model = toy_transformer(heads=self.heads, layers=self.layers, ffn=self.ffn, patch=1)
+        model = toy_transformer(heads=self.heads, layers=self.layers, ffn=self.ffn)
         nn.init.zeros_(model.proj_out.weight)
         nn.init.zeros_(model.proj_out.bias)
         return model
@@ -102,20 +102,27 @@ class TeacherLoss(nn.Module):
         lengths=((1, 1, 1, 3), (1, 3, 5, 5, 9)), # Latents of a shot: in the first part of the run, and after it
         first:float=.4,         # The first part
         options:TrainingOptions=TOY_TRAINING,
+        ahead:int|None=None,    # Steps whose batches are made at once; by default 8 on a GPU, which else waits, and 1
     ):
         super().__init__()
+        self.ahead, self.waiting = ahead or (8 if data.device.type == "cuda" else 1), []
         self.transformer, self.text_encoder, self.probe = transformer, text_encoder, probe
         self.data, self.frames, self.lengths, self.first = data, frames, lengths, first
         self.probe_weight, self.options = probe_weight, options
         self.register_buffer("weight", weight, persistent=False)
 
-    def batch(self, draw:Draw): # A `Batch`
+    def batch(self, draw:Draw, steps:int=1): # A `Batch` for so many steps
         "Single shots: as many as fit, at most 48 stills on a CPU"
         frames = draw.shared.choice(self.lengths[draw.part >= self.first])
-        return self.data.single_batch(draw.cpu, max(2, min(self.frames//4, self.frames//2//frames)), frames)
+        return self.data.single_batch(draw.cpu, steps*max(2, min(self.frames//4, self.frames//2//frames)), frames)
+
+    def next_batch(self, draw:Draw)->Batch:
+        "This step's share of what was drawn for it and its neighbours"
+        if not self.waiting: self.waiting = self.batch(draw, self.ahead).split(self.ahead)
+        return self.waiting.pop()
 
     def forward(self, draw:Draw)->tuple: # (loss, {name: number})
-        batch = self.batch(draw)
+        batch = self.next_batch(draw)
         text = encode_batch(self.text_encoder, batch)
         n = len(batch.target)
         sigma = self.options.teacher_sigma(n, generator=draw.cpu).to(batch.target.device)
@@ -130,10 +137,10 @@ class TeacherLoss(nn.Module):
 
 class NextShotLoss(TeacherLoss):
     "The same, given the past"
-    def batch(self, draw:Draw):
+    def batch(self, draw:Draw, steps:int=1):
         frames = draw.shared.choice(self.lengths[draw.part >= self.first])
         leak = .25*max(0., 1 - 2*draw.part)               # copying is learned where it is easy, then where it is needed
-        return self.data.batch(draw.cpu, max(2, round(self.frames/(frames + BUDGET))), frames, leak_target=leak,
+        return self.data.batch(draw.cpu, steps*max(2, round(self.frames/(frames + BUDGET))), frames, leak_target=leak,
                                grid=token_grid(self.transformer))
 
 # %% ../../nbs/backstage/train/stages.ipynb #8eae13cb

@@ -102,7 +102,7 @@ def test_files(tmp_path):
 
 
 BROKEN = {"no such file": (None, "no such file"), "a folder": ("folder", "a folder"),
-          "broken JSON": (b'{"caption": "x",\n "shots": [1,]}', "line 2, column 14"),
+          "broken JSON": (b'{"caption": "x",\n "shots": [1,]}', "line 2, column 1"),
           "empty": (b"", "line 1, column 1"), "not text": (b"\xff\xfe\x00\x01", "not a text file"),
           "deep": (b"["*200_000, "brackets inside brackets"),
           "key twice": (b'{"global_caption": "x", "shot1": "a", "shot1": "b"}', "shot1: written twice"),

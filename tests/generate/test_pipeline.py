@@ -129,7 +129,7 @@ def test_the_teacher_takes_guidance_and_a_negative_prompt(pipe):
 
 
 @pytest.mark.parametrize("named, message", [
-    (dict(height=60), "multiples of 16"), (dict(num_frames=10), "1 \\+ 4k"),
+    (dict(height=60), "multiples of 8"), (dict(num_frames=10), "1 \\+ 4k"),
     (dict(num_frames=[9]), "one for each of 2"), (dict(output_type="mp4"), "output_type"),
     (dict(guidance_scale=3.), "teacher=True"), (dict(negative_prompt="rain"), "teacher=True"),
     (dict(callback_on_step_end_tensor_inputs=["prompt_embeds"]), "latents"),

@@ -171,7 +171,7 @@ def test_nothing_waits_for_the_device():
     """Tensors on `meta` have no values: whoever wants to read one inside a shot fails here, and would make the host
     wait on a GPU"""
     model = toy_transformer().to("meta")
-    cache, past = StaticKVCache(6, 1, 16, 5, 32, device="meta"), next_shot_table([0]*6, 1, 1)[slice(0, 6)].to("meta")
+    cache, past = StaticKVCache(6, 1, 64, 4, 32, device="meta"), next_shot_table([0]*6, 1, 1)[slice(0, 6)].to("meta")
     shot = next_shot_table([], 7, 1, captions=[0])
     read = model.encode_text_kv(torch.zeros(1, 2, 8, 96, device="meta"))
     open_shot(model, cache, torch.zeros(1, 6, 32, 8, 8, device="meta"), past, read)

@@ -41,7 +41,7 @@ def test_card():
 
 
 def test_weights_are_small():
-    assert sum(p.stat().st_size for p in Path(ASSETS).rglob("*.safetensors")) < 48e6
+    assert sum(p.stat().st_size for p in Path(ASSETS).rglob("*.safetensors")) < 30e6
 
 
 def test_codec_is_sharp(films, coded):
