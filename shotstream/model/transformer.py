@@ -419,7 +419,7 @@ class ShotTransformer(StrictLoading, WanTransformer3DModel):
 
     def compile_blocks(self, **options)->"ShotTransformer":
         "What happens inside a block, compiled once for all and outside of hooks; `options` as in `torch.compile`"
-        if not options: options = dict(options=cpu_options()) if self.device.type == "cpu" else dict(dynamic=True)
+        if not options and self.device.type == "cpu": options = dict(options=cpu_options())
         allow_sizes()
         compute:Any = torch.compile(block_forward, **options)
         for block in self.blocks: block.compute = compute

@@ -1,29 +1,25 @@
 """Every stage of the recipe, its evaluation and its film, on a device that is not the CPU: see `elsewhere`."""
-import sys
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
 from torch.utils._python_dispatch import _disable_current_modes
+from elsewhere import Elsewhere, Far
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from elsewhere import Elsewhere, Far  # noqa: E402
-
-from shotstream import ShotStreamPipeline  # noqa: E402
-from shotstream.evaluate.exam import by_student, by_teacher, diversity, drift, run_evaluation  # noqa: E402
-from shotstream.generate.teacher import TOY_GUIDANCE, TOY_SAMPLING, TOY_TRAINING  # noqa: E402
-from shotstream.toy.classifier import AttributeClassifier  # noqa: E402
-from shotstream.toy.latents import LatentDataset, encode_story  # noqa: E402
-from shotstream.toy.networks import ASSETS, toy_text_encoder  # noqa: E402
-from shotstream.toy.vae import ToyVAE  # noqa: E402
-from shotstream.toy.vocabulary import toy_tokenizer  # noqa: E402
-from shotstream.toy.world import draw_story  # noqa: E402
-from shotstream.train import stages  # noqa: E402
-from shotstream.train.loop import Machine, Trainer  # noqa: E402
-from shotstream.train.stages import (  # noqa: E402
+from shotstream import ShotStreamPipeline
+from shotstream.evaluate.exam import by_student, by_teacher, diversity, drift, run_evaluation
+from shotstream.generate.teacher import TOY_GUIDANCE, TOY_SAMPLING, TOY_TRAINING
+from shotstream.toy.classifier import AttributeClassifier
+from shotstream.toy.latents import LatentDataset, encode_story
+from shotstream.toy.networks import ASSETS, toy_text_encoder
+from shotstream.toy.vae import ToyVAE
+from shotstream.toy.vocabulary import toy_tokenizer
+from shotstream.toy.world import draw_story
+from shotstream.train import stages
+from shotstream.train.loop import Machine, Trainer
+from shotstream.train.stages import (
     Models, OdePairs, OdeStage, OwnHistory, RefitStage, SelfForcingStage, TeacherStage, ToySize, TrueHistory, copy_of,
     generate_ode_pairs)
 
@@ -49,9 +45,9 @@ class Plain(Machine):
     def autocast(self): return nullcontext()                 # PyTorch knows no other precision there
 
 
-class Generators:
+def generator_here(device="cpu"):
     "There are none elsewhere; numbers drawn there come from one that is here"
-    def __call__(self, device="cpu"): return torch._C.Generator("cpu")
+    return torch._C.Generator("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +71,7 @@ def data(models):
 
 @pytest.fixture
 def train(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch, "Generator", Generators())
+    monkeypatch.setattr(torch, "Generator", generator_here)
     monkeypatch.setattr(stages, "validation_examples", few_examples)
     for name in ("load_transformer", "load_text_encoder"):
         monkeypatch.setattr(stages, name, here(getattr(stages, name)))
