@@ -295,9 +295,9 @@ def _train_arguments(commands):
                             epilog="Two cores: shotstream train toy --processes 2. One GPU: shotstream train toy "
                                    "--device cuda")
     t.add_argument("what",
-                   choices=("toy", "base", "teacher", "pairs", "ode", "stage1", "stage2", "control", "refit",
-                            "pipeline", "codec", "classifier"),
-                   help="'toy', or a stage, in this order from 'base' on; 'pipeline' measures and packs what there is")
+                   choices=("toy", "text", "base", "teacher", "pairs", "ode", "stage1", "stage2", "control",
+                            "refit", "pipeline", "codec", "classifier"),
+                   help="'toy', or a stage, in this order from 'text' on; 'pipeline' measures and packs what there is")
     t.add_argument("--minutes", type=number_option(0, 10**6), default=None,
                    help="wall time in all, over all sittings (default: 600; with --device cuda 9; a codec or "
                         "classifier 35)")
@@ -306,8 +306,7 @@ def _train_arguments(commands):
     t.add_argument("--folder", default="runs/toy", help="where everything is kept (default: %(default)s)")
     t.add_argument("--device", default=None, help="cpu or cuda (default: a GPU where there is one)")
     t.add_argument("--size", choices=("tiny", "small", "base"), default="small",
-                   help="of the networks (default: %(default)s; the shipped toy is older: 160 features, patches of 2 "
-                        "x 2)")
+                   help="of the networks (default: %(default)s, the shipped toy's)")
     t.add_argument("--seed", type=whole_option(0, MAX_SEED), default=0,
                    help="another seed, another toy (default: %(default)s)")
     t.add_argument("--processes", type=whole_option(1, 1024), default=1,

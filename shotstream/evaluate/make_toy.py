@@ -16,7 +16,7 @@ from .exam import EvaluationOptions, by_student, by_teacher, evaluate_model
 from ..generate.pipeline import ShotStreamPipeline
 from ..train.recipes import (
     SHARES, ToyRun, make_base, make_classifier, make_codec, make_control, make_ode, make_pairs, make_refit,
-    make_stage1, make_stage2, make_teacher, take_over)
+    make_stage1, make_stage2, make_teacher, make_text, take_over)
 from ..generate.teacher import TOY_GUIDANCE, TOY_SAMPLING, TOY_TRAINING
 from ..data.video import contact_sheet, write_picture
 from ..model.files import read_text, write_json
@@ -79,7 +79,7 @@ def make_pipeline(run:ToyRun):
     write_json(folder/"card.json", card)
 
 # %% ../../nbs/backstage/evaluate/make_toy.ipynb #598310dc
-MAKERS = dict(base=make_base, teacher=make_teacher, pairs=make_pairs, ode=make_ode, stage1=make_stage1,
+MAKERS = dict(text=make_text, base=make_base, teacher=make_teacher, pairs=make_pairs, ode=make_ode, stage1=make_stage1,
               stage2=make_stage2, control=make_control,
               refit=make_refit, pipeline=make_pipeline)   # in this order
 ALONE = dict(codec=make_codec, classifier=make_classifier)
@@ -88,7 +88,7 @@ def train_toy(
     run:ToyRun,
     only:str=None, # One of `MAKERS` or `ALONE`: what comes before it is there already, and it may take all the minutes
 )->Path:           # Folder of the pipeline
-    "Base, teacher, ODE pairs, ODE start, stage 1, stage 2 and its control, decoder refit, evaluation and card"
+    "Text encoder, base, teacher, ODE pairs, ODE start, stages 1 and 2, a control, decoder refit, evaluation and card"
     if only in ALONE: ALONE[only](run)
     for name, make in {} if only in ALONE else MAKERS.items():
         if only in (None, name): make(run)

@@ -254,6 +254,7 @@ def index_stories(
     counts = torch.tensor([n for s in stories for n in latent_counts(s)])
     columns.update(number=torch.tensor([k for s in stories for k in range(len(s.shots))]),
                    shots=torch.tensor([len(s.shots) for s in stories for _ in s.shots]), latents=counts,
+                   cast=torch.tensor([len(shot.cast) for s in stories for shot in s.shots]),
                    first_latent=counts.cumsum(0) - counts)
     first = torch.tensor([0] + [len(s.shots) for s in stories]).cumsum(0)
     owner = torch.tensor([(s, k) for s, k, _ in stills], dtype=torch.long).reshape(-1, 2)
@@ -493,11 +494,12 @@ class LatentShards:
         if self.shards: self._join()
 
 # %% ../../nbs/backstage/toy/latents.ipynb #210b970e
-def _odds(index, frames, first):
+def _odds(index, frames, first, pair):
     "Running sum over shots of how often each is drawn: a story as often as any other, then a shot of it, long enough"
     if index is None: raise ValueError("there are no stories yet: call `add`")
     weight = (index["latents"] >= frames)/index["shots"].double()
-    weight = torch.where(index["number"] == 0, first*weight, weight).cumsum(0)
+    weight = torch.where(index["number"] == 0, first*weight, weight)
+    weight = torch.where(index["cast"] == 2, pair*weight, weight).cumsum(0)
     if weight[-1] == 0: raise ValueError(f"no shot has {frames} latents: ask for fewer, or `add` more stories")
     return weight
 
@@ -517,24 +519,26 @@ class LatentDataset(LatentShards):
         generator:torch.Generator, # On the CPU, see `batch_generator`
         n:int,                     # Shots
         frames:int,                # Latents that each must have
-        first:float=.4,            # How often a story's first shot, when drawn, is taken
+        first:float=1.,            # A story's first shots are so many times as likely as others
+        pair:float=4.,             # And shots with two on screen: few, and only they say whose colour is whose
     )->Tensor:                     # (n,) rows of `index`
         "Random shots"
-        if (frames, first) not in self.odds: self.odds[frames, first] = _odds(self.index, frames, first)
-        odds = self.odds[frames, first]
+        key = frames, first, pair
+        if key not in self.odds: self.odds[key] = _odds(self.index, *key)
+        odds = self.odds[key]
         at = torch.rand(n, generator=generator, dtype=torch.float64)*odds[-1]
         return torch.searchsorted(odds, at, right=True).clamp(max=len(odds)-1)
 
     def batch(self,
         generator:torch.Generator,  # On the CPU, see `batch_generator`
         n:int, frames:int,          # Stories, and latents of the shot to be made
-        first:float=.4,             # See `draw`
+        first:float=1., pair:float=4., # See `draw`
         leak_target:float=0.,       # How often the past is that of one shot later and shows the target too
-        drop_history:float=.1,      # How often there is no past
+        drop_history:float=.25,     # How often there is no past, and only the caption tells
         grid:int|None=None,         # Tokens in a row, `token_grid` of the model: make `probe` too
     )->Batch:
         "Random shots, each with its past"
-        rows, index, device = self.draw(generator, n, frames, first), self.index, self.device
+        rows, index, device = self.draw(generator, n, frames, first, pair), self.index, self.device
         chance = torch.rand(2, n, generator=generator)
         leak = (chance[0] < leak_target) & (index["number"][rows] < index["shots"][rows] - 1)
         looks, own = rows + leak, index["number"][rows]
@@ -569,7 +573,7 @@ class LatentDataset(LatentShards):
         n:int, frames:int,         # Shots, and latents of each; 1: stills, from anywhere in a shot where there are some
     )->Batch:                       # With no context and no probe
         "Single shots for the base phase: clips from their beginning, or stills"
-        rows, index, device = self.draw(generator, n, frames, 1.), self.index, self.device
+        rows, index, device = self.draw(generator, n, frames), self.index, self.device
         pick, start = torch.rand(n, generator=generator, dtype=torch.float64), torch.zeros(n, dtype=torch.long)
         target = self._targets(rows, frames)
         if frames == 1:

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['SHARES', 'NEEDS', 'long_shot', 'some_clip', 'clips', 'python_random', 'CodecLoss', 'CodecStage', 'classified_shot',
            'blurred_or_noisy', 'ClassifierLoss', 'ClassifierStage', 'ToyRun', 'same_settings', 'origin', 'write_origin',
-           'check_origin', 'start_toy', 'fill', 'make_base', 'take_over', 'make_teacher', 'make_pairs', 'pairs_of',
-           'make_ode', 'make_stage1', 'make_stage2', 'make_control', 'make_refit', 'make_codec', 'make_classifier']
+           'check_origin', 'start_toy', 'fill', 'make_text', 'make_base', 'take_over', 'make_teacher', 'make_pairs',
+           'pairs_of', 'make_ode', 'make_stage1', 'make_stage2', 'make_control', 'make_refit', 'make_codec',
+           'make_classifier']
 
 # %% ../../nbs/backstage/train/recipes.ipynb #2dc0f625
 import hashlib, json, random
@@ -23,7 +24,8 @@ from .optim import MuonAdamW, keep_freed_memory
 from ..generate.pipeline import ASSETS
 from ..toy.render import render_shot
 from .stages import (
-    Models, OdePairs, OdeStage, OwnHistory, RefitStage, SIZES, SelfForcingStage, TeacherStage, ToySize, TrueHistory,
+    Models, OdePairs, OdeStage, OwnHistory, RefitStage, SIZES, SelfForcingStage, TeacherStage, TextStage, ToySize,
+    TrueHistory,
     for_device, generate_ode_pairs, load_text_encoder, load_transformer)
 from ..toy.vocabulary import toy_tokenizer
 from .loop import FolderLock, Player, Stage, Trainer, save_text, start_machine
@@ -147,7 +149,8 @@ class ClassifierStage(Stage):
     def finish(self, folder): self.classifier.save_pretrained(folder/"classifier")
 
 # %% ../../nbs/backstage/train/recipes.ipynb #e9baaa58
-SHARES = dict(base=.16, teacher=.42, pairs=.06, ode=.07, stage1=.13, stage2=.04, control=.04, refit=.04, evaluation=.04)
+SHARES = dict(text=.02, base=.15, teacher=.41, pairs=.06, ode=.07, stage1=.13, stage2=.04, control=.04, refit=.04,
+              evaluation=.04)
 
 @dataclass
 class ToyRun:
@@ -177,6 +180,7 @@ class ToyRun:
         return folder
     def done(self, name:str)->bool:
         "Is a stage finished, and made from what is there now?"
+        if name == "text" and (self.folder/"base"/"done").exists(): return True      # single shots learned on from it
         if not (self.folder/name/"done").exists(): return False
         check_origin(self, name)
         return True
@@ -197,8 +201,9 @@ def same_settings(folder:Path, settings:dict):
                          folder)
 
 # What each stage reads of the others
-NEEDS = dict(teacher=("base",), pairs=("teacher",), ode=("teacher", "pairs"), stage1=("teacher", "ode", "pairs"),
-             stage2=("stage1", "pairs"), control=("stage1", "stage2", "pairs"), refit=("teacher",))
+NEEDS = dict(base=("text",), teacher=("base",), pairs=("teacher",), ode=("teacher", "pairs"),
+             stage1=("teacher", "ode", "pairs"), stage2=("stage1", "pairs"), control=("stage1", "stage2", "pairs"),
+             refit=("teacher",))
 
 def origin(run:ToyRun, name:str)->dict: # {stage: hash of what it made}
     "What a stage would be made from now"
@@ -262,12 +267,18 @@ def fill(run:ToyRun):
     wanted = 64 if run.steps else max(64, min(4096, round(60*run.minutes/20*a_second)))
     if len(run.data) < wanted: run.data.add(wanted - len(run.data))
 
+def make_text(run:ToyRun):
+    "Captions alone: the text encoder from nothing"
+    if run.done("text"): return
+    torch.manual_seed(run.seed)
+    run.train(TextStage(run.models, run.machine, 4 if run.steps else 40))
+
 def make_base(run:ToyRun):
-    "Single shots and stills: the text encoder and the transformer from nothing"
+    "Single shots and stills: the transformer from nothing, and the text encoder learns on with it"
     if run.done("base"): return
     fill(run)
     torch.manual_seed(run.seed)
-    run.train(TeacherStage("base", run.models, run.data, run.size, run.machine), cool=.4)
+    run.train(TeacherStage("base", run.models, run.data, run.size, run.machine, run.folder/"text"), cool=.4)
 
 def take_over(run:ToyRun, name:str):
     "What later stages need of one that is done: the teacher, and the text encoder that learned with it"

@@ -154,9 +154,14 @@ def test_stills_come_from_anywhere(data):
 
 def test_shots_are_drawn_as_often_as_they_should(data):
     shots, n = shots_of(data), 20000
-    drawn = data.draw(torch.Generator().manual_seed(0), n, 3).bincount(minlength=len(shots))/n
-    odds = torch.tensor([(.4 if k == 0 else 1.)/len(o.shots)*(latent_counts(o)[k] >= 3) for o, k in shots])
-    assert (drawn - odds/odds.sum()).abs().max() < .01
+    assert any(len(o.shots[k].cast) == 2 for o, k in shots)
+    for first, pair in ((1., 4.), (.4, 1.)):
+        drawn = data.draw(torch.Generator().manual_seed(0), n, 3, first, pair).bincount(minlength=len(shots))/n
+        odds = torch.tensor([(first if k == 0 else 1.)*(pair if len(o.shots[k].cast) == 2 else 1.)/len(o.shots)
+                             *(latent_counts(o)[k] >= 3) for o, k in shots])
+        assert (drawn - odds/odds.sum()).abs().max() < .01
+    default = data.draw(torch.Generator().manual_seed(0), n, 3)
+    assert torch.equal(default, data.draw(torch.Generator().manual_seed(0), n, 3, 1., 4.))
 
 
 def test_old_shards_go_and_processes_share(vae):

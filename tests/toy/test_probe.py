@@ -2,12 +2,16 @@
 import pytest
 import torch
 
-from shotstream.toy.probe import CHARACTER, SCENE, ProbeLoss, probe_targets, story_targets, token_grid
+from shotstream.toy.networks import toy_text_encoder
+from shotstream.toy.probe import (
+    CHARACTER, CHARACTER_FACTS, SCENE, SHOT_FACTS, CaptionProbe, ProbeLoss, caption_batch, caption_facts, described,
+    probe_targets, story_targets, token_grid)
 from shotstream.toy.classifier import LINES, on_line
 from shotstream.toy.render import StoryTable, circle, coverage, own_coordinates, pose, screen
 from shotstream.model.transformer import ShotTransformer
 from shotstream.model.frame_table import single_shot_table
-from shotstream.toy.world import ACTIONS, BODIES, PATTERNS, draw_story
+from shotstream.toy.vocabulary import toy_tokenizer
+from shotstream.toy.world import ACTIONS, BODIES, PATTERNS, Character, Scene, Shot, Story, draw_story
 
 SMALL = dict(num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, text_dim=12, freq_dim=16,
              ffn_dim=40, num_layers=4)
@@ -72,3 +76,60 @@ def test_the_grid_follows_the_model(patch, grid):
 def test_a_frame_that_does_not_split_is_an_error():
     with pytest.raises(ValueError, match="square patches"):
         token_grid(ShotTransformer(**SMALL, patch_size=(1, 2, 2)), 7)
+
+
+HEROES = (Character("ball", "red", "hat", 0., "dot", 10., 190., 0.),
+          Character("heart", "cyan", "hat", 180., "dot", 10., 190., 0.))
+PLACES_OF_IT = (Scene("forest", "day", 0., .5, 0., .1, .8), Scene("beach", "night", 0., .5, 0., .1, .8))
+TOLD = Story(HEROES, PLACES_OF_IT, (
+    Shot("wide", "wave", (0, 1), 0, 9, 0., "wide shot: the sphere and the heart wave."),
+    Shot("close", "spin", (1,), 1, 9, 0., "closeup: the turquoise heart spins at night on the beach.")),
+    "a red ball with a hat and a heart in turquoise wearing a top hat in the forest by day.")
+
+
+def test_words_know_whom_they_describe():
+    words = "a red sphere and a heart in turquoise wearing a top hat of the blue cube .".split()
+    assert described(words, HEROES) == [-1, 0, 0, -1, -1, 1, -1, 1, *[-1]*9]     # both wear a hat, nobody is blue
+    words = "the sphere spins".split()
+    names = list((CHARACTER_FACTS | SHOT_FACTS).values())
+    def said(rows): return [[n[v] if v >= 0 else None for n, v in zip(names, row)] for row in rows]
+    assert said(caption_facts(words, TOLD, 0))[1] == ["ball", "red", "hat", True, "forest", "day", "wide", "wave"]
+    # another shot: its own place and hour, and who is not on screen
+    assert said(caption_facts(words, TOLD, 1))[1] == ["ball", "red", "hat", False, "beach", "night", "close", "spin"]
+    assert said(caption_facts(words, TOLD, 1))[2] == [None]*4 + ["beach", "night", "close", "spin"]
+
+
+def test_captions_of_many_shots():
+    tokenizer = toy_tokenizer()
+    ids, mask, facts = caption_batch([TOLD, draw_story(5, n_shots=3)], tokenizer)
+    assert facts.shape == (5, ids.shape[1], 8) and ids.shape == mask.shape
+    assert (facts[mask == 0] == -1).all() and (facts[mask == 1][:, 4:] >= 0).all()
+    first = tokenizer.convert_ids_to_tokens(ids[0])
+    assert facts[0, first.index("ball"), :2].tolist() == [BODIES.index("ball"), 0] and (facts[0, 0, :4] == -1).all()
+    assert facts[1, first.index("ball"), 3] == 0 and facts[1, first.index("heart"), 3] == 1
+
+
+def test_asking_teaches_to_read():
+    "A young encoder cannot say who is red; after some steps on two stories it can, and the gradient came through"
+    torch.manual_seed(0)
+    encoder, probe = toy_text_encoder(len(toy_tokenizer())), CaptionProbe()
+    ids, mask, facts = caption_batch([draw_story(seed, n_shots=2, pair=1.) for seed in range(4)], toy_tokenizer())
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *probe.parameters()], 5e-3)
+    def read(): return encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+    before = probe.accuracy(read(), facts)
+    for _ in range(60):
+        probe.loss(read(), facts).backward()
+        optimizer.step(); optimizer.zero_grad()
+    after = probe.accuracy(read(), facts)
+    assert list(after) == [*CHARACTER_FACTS, *SHOT_FACTS] and max(before.values()) < .8 and min(after.values()) > .9
+
+
+def test_words_that_are_not_asked_do_not_count():
+    torch.manual_seed(0)
+    probe, words, facts = CaptionProbe(12), torch.randn(1, 3, 12), torch.zeros(1, 3, 8, dtype=torch.long)
+    facts[:, 2] = -1
+    assert torch.equal(probe.loss(words, facts), probe.loss(words[:, :2], facts[:, :2]))
+    said = probe(words)
+    expected = sum(-s[0, :2].log_softmax(-1)[:, 0].mean() for s in said)
+    assert (probe.loss(words, facts) - expected).abs() < 1e-5
+    assert [s.shape[-1] for s in said] == [6, 8, 4, 2, 6, 3, 3, 8]

@@ -20,8 +20,8 @@ from shotstream.toy.world import draw_story
 from shotstream.train import stages
 from shotstream.train.loop import Machine, Trainer
 from shotstream.train.stages import (
-    Models, OdePairs, OdeStage, OwnHistory, RefitStage, SelfForcingStage, TeacherStage, ToySize, TrueHistory, copy_of,
-    generate_ode_pairs)
+    Models, OdePairs, OdeStage, OwnHistory, RefitStage, SelfForcingStage, TeacherStage, TextStage, ToySize,
+    TrueHistory, copy_of, generate_ode_pairs)
 
 ELSEWHERE = torch.device("meta")
 SIZE = ToySize(1, 4, 32, 24, 2)
@@ -93,6 +93,11 @@ def here(load):
 
 
 def few_examples(models, n, made=stages.validation_examples): return made(models, 3)
+
+
+def test_text(models, train):
+    folder = train(TextStage(models, train.machine, 3), 2)
+    assert (folder/"done").exists() and (folder/"text_encoder").exists()
 
 
 @pytest.mark.parametrize("name", ["base", "teacher"])

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from shotstream import ShotStreamPipeline
 from shotstream.app.cli import main
 from shotstream.evaluate.make_toy import MAKERS
+from shotstream.toy.networks import ASSETS
 from shotstream.train.recipes import SHARES
 from shotstream.train.loop import Trainer
 
@@ -34,6 +35,11 @@ def test_every_stage_is_done(toy):
                for name in ("base", "teacher", "ode", "stage1", "stage2")]
     for before, after in zip(weights, weights[1:]):
         assert before.keys() == after.keys() and any(not torch.equal(before[k], after[k]) for k in before)
+    # the base went on from the text encoder that had read: two small steps away, not a new one
+    read, base, other = (load_file(f)["shared.weight"] for f in (
+        *(toy/name/"text_encoder"/"model.safetensors" for name in ("text", "base")),
+        ASSETS/"toy"/"text_encoder"/"model.safetensors"))
+    assert 0 < (base - read).abs().max() < .05 and (other.float() - read).abs().max() > .5
     one, two = (load_file(toy/name/"vae"/"diffusion_pytorch_model.safetensors") for name in ("refit", "pipeline"))
     assert all(torch.equal(one[k].half(), two[k]) for k in one)
 
