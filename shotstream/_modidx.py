@@ -9,6 +9,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                              'shotstream/app/cli.py'),
                                     'shotstream.app.cli._check_device': ('backstage/app/cli.html#_check_device', 'shotstream/app/cli.py'),
                                     'shotstream.app.cli._check_steps': ('backstage/app/cli.html#_check_steps', 'shotstream/app/cli.py'),
+                                    'shotstream.app.cli._check_tensorboard': ( 'backstage/app/cli.html#_check_tensorboard',
+                                                                               'shotstream/app/cli.py'),
                                     'shotstream.app.cli._convert_arguments': ( 'backstage/app/cli.html#_convert_arguments',
                                                                                'shotstream/app/cli.py'),
                                     'shotstream.app.cli._exam_arguments': ( 'backstage/app/cli.html#_exam_arguments',

@@ -121,6 +121,7 @@ def train(args):
     if Path(args.folder).exists() and not Path(args.folder).is_dir():
         raise InputError(f"--folder: {shown(args.folder)} is a file, name a folder")
     if args.device: _check_device(args.device)
+    if args.tensorboard: _check_tensorboard()
     if args.processes > 1 and "RANK" not in os.environ: return train_in_processes(args)
     from shotstream.evaluate.make_toy import ALONE, train_toy
     from shotstream.train.recipes import start_toy
@@ -131,7 +132,7 @@ def train(args):
     try:
         run = start_toy(args.folder, minutes, args.steps, args.device, args.size, args.seed,
                         compiles=False if args.steps else None)          # a rehearsal is shorter than compiling
-        run.alone = only is not None
+        run.alone, run.tensorboard = only is not None, args.tensorboard
         made = train_toy(run, only)
     except TrainingStopped as e:
         log.info("%s", e)
@@ -141,12 +142,18 @@ def train(args):
     if only in (None, "pipeline"): print(f"Done. Film with: shotstream story FILE.json --model {made}")
     else: print(f"Done: {run.folder/only}")
 
+def _check_tensorboard():
+    from importlib.util import find_spec
+    if not find_spec("tensorboard"):
+        raise InputError("--tensorboard: it is not installed: pip install tensorboard, or train without it")
+
 def train_in_processes(args):
     "The same command in several processes, each with one thread"
     from shotstream.train.loop import TrainingFailed, in_processes
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     options = [x for name in ("minutes", "steps", "folder", "device", "size",
                               "seed") if (value := getattr(args, name)) is not None for x in (f"--{name}", value)]
+    if args.tensorboard: options.append("--tensorboard")
     try: in_processes(args.processes, "-m", "shotstream", "train", args.what, *options)
     except TrainingFailed as e: raise InputError(str(e)) from None
 
@@ -311,6 +318,8 @@ def _train_arguments(commands):
                    help="another seed, another toy (default: %(default)s)")
     t.add_argument("--processes", type=whole_option(1, 1024), default=1,
                    help="processes that train together, one per core or GPU (default: %(default)s)")
+    t.add_argument("--tensorboard", action="store_true",
+                   help="curves of every stage for TensorBoard (`pip install tensorboard`), in STAGE/tensorboard")
     t.set_defaults(run=train)
 
 # %% ../../nbs/backstage/app/cli.ipynb #b710003a

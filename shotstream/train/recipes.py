@@ -149,7 +149,7 @@ class ClassifierStage(Stage):
     def finish(self, folder): self.classifier.save_pretrained(folder/"classifier")
 
 # %% ../../nbs/backstage/train/recipes.ipynb #e9baaa58
-SHARES = dict(text=.02, base=.15, teacher=.41, pairs=.06, ode=.07, stage1=.13, stage2=.04, control=.04, refit=.04,
+SHARES = dict(text=.03, base=.15, teacher=.4, pairs=.06, ode=.07, stage1=.13, stage2=.04, control=.04, refit=.04,
               evaluation=.04)
 
 @dataclass
@@ -166,6 +166,7 @@ class ToyRun:
     seed:int=0
     progress:bool=True
     alone:bool=False         # One stage takes all the minutes
+    tensorboard:bool=False   # Curves of every stage, see `Trainer`
     def length(self, name:str)->dict: # `minutes` or `steps` of a stage
         return dict(steps=self.steps) if self.steps else dict(minutes=self.minutes*(1. if self.alone else SHARES[name]))
     def train(self, stage:Stage, **options)->Path: # The stage's folder
@@ -176,7 +177,7 @@ class ToyRun:
         # seconds: twelve reports, or one in five minutes
         every = min(300., 5*length["minutes"]) if self.minutes else 60.
         Trainer(stage, folder, self.accelerator, self.machine, seed=self.seed, progress=self.progress, every=every,
-                **length, **options).run()
+                tensorboard=self.tensorboard, **length, **options).run()
         return folder
     def done(self, name:str)->bool:
         "Is a stage finished, and made from what is there now?"

@@ -10,6 +10,7 @@ from shotstream.app.cli import main
 from shotstream.evaluate.make_toy import MAKERS
 from shotstream.toy.networks import ASSETS
 from shotstream.train.recipes import SHARES
+from shotstream.train import loop
 from shotstream.train.loop import Trainer
 
 TRAIN = ["train", "toy", "--steps", "2", "--size", "tiny", "--device", "cpu", "--folder"]
@@ -79,3 +80,21 @@ def test_wrong_options(wrong, said, capsys):
     assert said in capsys.readouterr().err
 
 
+
+
+def test_curves_for_tensorboard(tmp_path, monkeypatch, capsys):
+    "Every number of the log is handed over; without TensorBoard the command says so before it trains"
+    curves = []
+    class Writer:
+        def __init__(self, folder): self.folder = folder
+        def add_scalar(self, name, value, step): curves.append((self.folder.parts[-2:], name, value, step))
+    monkeypatch.setattr(loop, "summary_writer", lambda folder: Writer(folder/"tensorboard"))
+    run = ["train", "text", "--steps", "2", "--size", "tiny", "--device", "cpu", "--tensorboard", "--folder"]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit): main([*run, str(tmp_path/"none")])
+    assert "pip install tensorboard" in capsys.readouterr().err and not (tmp_path/"none").exists() and not curves
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    main([*run, str(tmp_path)])
+    log = json.loads((tmp_path/"text"/"log.json").read_text())
+    assert curves == [(("text", "tensorboard"), k, v, row["step"]) for row in log for k, v in row.items()]
+    assert {"colour", "place", "text"} <= {name for _, name, *_ in curves}
