@@ -4,12 +4,13 @@ import torch
 
 from shotstream.toy.networks import toy_text_encoder
 from shotstream.toy.probe import (
-    CHARACTER, CHARACTER_FACTS, SCENE, SHOT_FACTS, CaptionProbe, ProbeLoss, caption_batch, caption_facts, described,
-    probe_targets, story_targets, token_grid)
+    CHARACTER, CHARACTER_FACTS, SCENE, SHOT_FACTS, STANDS, CaptionProbe, ProbeLoss, caption_batch, caption_facts,
+    described, probe_targets, story_targets, token_grid)
 from shotstream.toy.classifier import LINES, on_line
 from shotstream.toy.render import StoryTable, circle, coverage, own_coordinates, pose, screen
 from shotstream.model.transformer import ShotTransformer
 from shotstream.model.frame_table import single_shot_table
+from shotstream.toy.ground_truth import ground_truth
 from shotstream.toy.vocabulary import toy_tokenizer
 from shotstream.toy.world import ACTIONS, BODIES, PATTERNS, Character, Scene, Shot, Story, draw_story
 
@@ -93,9 +94,10 @@ def test_words_know_whom_they_describe():
     words = "the sphere spins".split()
     names = list((CHARACTER_FACTS | SHOT_FACTS).values())
     def said(rows): return [[n[v] if v >= 0 else None for n, v in zip(names, row)] for row in rows]
-    assert said(caption_facts(words, TOLD, 0))[1] == ["ball", "red", "hat", True, "forest", "day", "wide", "wave"]
+    assert said(caption_facts(words, TOLD, 0))[1] == ["ball", "red", "hat", "left", "forest", "day", "wide", "wave"]
     # another shot: its own place and hour, and who is not on screen
-    assert said(caption_facts(words, TOLD, 1))[1] == ["ball", "red", "hat", False, "beach", "night", "close", "spin"]
+    assert said(caption_facts(words, TOLD, 1))[1] == [
+        "ball", "red", "hat", "off screen", "beach", "night", "close", "spin"]
     assert said(caption_facts(words, TOLD, 1))[2] == [None]*4 + ["beach", "night", "close", "spin"]
 
 
@@ -106,7 +108,18 @@ def test_captions_of_many_shots():
     assert (facts[mask == 0] == -1).all() and (facts[mask == 1][:, 4:] >= 0).all()
     first = tokenizer.convert_ids_to_tokens(ids[0])
     assert facts[0, first.index("ball"), :2].tolist() == [BODIES.index("ball"), 0] and (facts[0, 0, :4] == -1).all()
-    assert facts[1, first.index("ball"), 3] == 0 and facts[1, first.index("heart"), 3] == 1
+    where = [[facts[shot, first.index(body), 3].item() for body in ("ball", "heart")] for shot in (0, 1)]
+    assert where == [[STANDS.index("left"), STANDS.index("right")], [STANDS.index("off screen"), STANDS.index("alone")]]
+
+
+def test_whoever_is_named_first_stands_on_the_left():
+    "What the captions promise, the painter keeps"
+    pairs = [(s, k) for s in map(draw_story, range(200)) for k, shot in enumerate(s.shots) if len(shot.cast) == 2]
+    assert len(pairs) > 20
+    for story, k in pairs:
+        facts = caption_facts([story.characters[i].body for i in story.shots[k].cast], story, k)
+        x = ground_truth(story, k, frames=[0])["positions"][0, :, 0]
+        assert [STANDS[f[3]] for f in facts] == ["left", "right"] and x[0] < x[1]
 
 
 def test_asking_teaches_to_read():
@@ -132,4 +145,4 @@ def test_words_that_are_not_asked_do_not_count():
     said = probe(words)
     expected = sum(-s[0, :2].log_softmax(-1)[:, 0].mean() for s in said)
     assert (probe.loss(words, facts) - expected).abs() < 1e-5
-    assert [s.shape[-1] for s in said] == [6, 8, 4, 2, 6, 3, 3, 8]
+    assert [s.shape[-1] for s in said] == [6, 8, 4, 4, 6, 3, 3, 8]
