@@ -2921,6 +2921,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'shotstream/train/stages.py'),
                                          'shotstream.train.stages.TeacherLoss.next_batch': ( 'backstage/train/stages.html#teacherloss.next_batch',
                                                                                              'shotstream/train/stages.py'),
+                                         'shotstream.train.stages.TeacherLoss.single_batch': ( 'backstage/train/stages.html#teacherloss.single_batch',
+                                                                                               'shotstream/train/stages.py'),
                                          'shotstream.train.stages.TeacherStage': ( 'backstage/train/stages.html#teacherstage',
                                                                                    'shotstream/train/stages.py'),
                                          'shotstream.train.stages.TeacherStage.__init__': ( 'backstage/train/stages.html#teacherstage.__init__',

@@ -71,6 +71,7 @@ def training_stages(run:ToyRun, folder:Path)->dict: # name -> (stage, shots, lat
     run.models.teacher = size.transformer().to(run.machine.device).eval().requires_grad_(False)
     base, teacher = (TeacherStage(name, run.models, run.data, size, run.machine) for name in ("base", "teacher"))
     for stage, length in ((base, 5), (teacher, 9)): stage.players["teacher"].loss.lengths = ((length,), (length,))
+    teacher.players["teacher"].loss.singles = 0
     run.folder, run.steps = folder, 1
     make_pairs(run)
     pairs = OdePairs(folder/"pairs", run.machine.device)

@@ -145,7 +145,9 @@ class TeacherLoss(nn.Module):
 
     def batch(self, draw:Draw, steps:int=1): # A `Batch` for so many steps
         "Single shots: as many as fit, at most 48 stills on a CPU"
-        frames = draw.shared.choice(self.lengths[draw.part >= self.first])
+        return self.single_batch(draw, draw.shared.choice(self.lengths[draw.part >= self.first]), steps)
+
+    def single_batch(self, draw:Draw, frames:int, steps:int): # A `Batch`: so many latents of each shot
         return self.data.single_batch(draw.cpu, steps*max(2, min(self.frames//4, self.frames//2//frames)), frames)
 
     def next_batch(self, draw:Draw)->Batch:
@@ -162,14 +164,18 @@ class TeacherLoss(nn.Module):
         text = cfg_dropout(text, generator=draw.cpu)
         loss = teacher_loss(self.transformer, batch.context, batch.target, batch.table, text, sigma, noise,
                             self.weight*batch.weight).mean()
-        if batch.probe is None: return loss, {}
+        if batch.probe is None: # several processes wait for the gradients of all parameters, also of those not asked
+            return loss + 0.*sum(p.sum() for p in self.probe.parameters()) if self.probe else loss, {}
         past, new = self.probe(*batch.probe, BUDGET)
         loss = loss + self.probe_weight*(1 - draw.part)*(past + new)
         return loss, dict(probe_past=past.detach(), probe_new=new.detach())
 
 class NextShotLoss(TeacherLoss):
-    "The same, given the past"
+    "The same, given the past; now and then single shots, where the caption alone says whose colour is whose"
+    singles = 3                                           # Of so many batches one is of single shots; 0: none is
     def batch(self, draw:Draw, steps:int=1):
+        if self.singles and draw.step//self.ahead % self.singles == self.singles-1:
+            return self.single_batch(draw, draw.shared.choice((1, 1, 1, 3)), steps)
         frames = draw.shared.choice(self.lengths[draw.part >= self.first])
         leak = .25*max(0., 1 - 2*draw.part)               # copying is learned where it is easy, then where it is needed
         return self.data.batch(draw.cpu, steps*max(2, round(self.frames/(frames + BUDGET))), frames, leak_target=leak,

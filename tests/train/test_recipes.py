@@ -1,5 +1,6 @@
 """The whole toy, very small: every stage runs, leaves what the next one takes, and a run that was stopped goes on."""
 import json
+import random
 
 import pytest
 import torch
@@ -8,10 +9,16 @@ from safetensors.torch import load_file
 from shotstream import ShotStreamPipeline
 from shotstream.app.cli import main
 from shotstream.evaluate.make_toy import MAKERS
-from shotstream.toy.networks import ASSETS
+from shotstream.toy.latents import LatentDataset
+from shotstream.toy.networks import ASSETS, toy_text_encoder
+from shotstream.toy.probe import ProbeLoss
+from shotstream.toy.vae import ToyVAE
+from shotstream.toy.vocabulary import toy_tokenizer
+from shotstream.toy.world import draw_story
 from shotstream.train.recipes import SHARES
 from shotstream.train import loop
-from shotstream.train.loop import Trainer
+from shotstream.train.loop import Draw, Trainer
+from shotstream.train.stages import SIZES, NextShotLoss
 
 TRAIN = ["train", "toy", "--steps", "2", "--size", "tiny", "--device", "cpu", "--folder"]
 
@@ -98,3 +105,25 @@ def test_curves_for_tensorboard(tmp_path, monkeypatch, capsys):
     log = json.loads((tmp_path/"text"/"log.json").read_text())
     assert curves == [(("text", "tensorboard"), k, v, row["step"]) for row in log for k, v in row.items()]
     assert {"colour", "place", "text"} <= {name for _, name, *_ in curves}
+
+
+def test_single_shots_now_and_then():
+    "Of three batches of the teacher the last has no past; also there every parameter gets a gradient, as DDP wants it"
+    vae, tokenizer = ToyVAE.from_pretrained(ASSETS/"toy"/"vae").float(), toy_tokenizer()
+    data = LatentDataset(vae, tokenizer, shard_size=2)
+    data.stories_of = lambda i: [draw_story(2*i + j, n_shots=3, frames=81) for j in range(2)]
+    data.add(2)
+    model = SIZES["tiny"].transformer()
+    loss = NextShotLoss(model, toy_text_encoder(len(tokenizer)), data, torch.ones(32, 1, 1), 24, ProbeLoss(model),
+                        lengths=((3,), (3,)))
+    def draw(step): return Draw(step, .5, random.Random(step), *(torch.Generator().manual_seed(step) for _ in range(2)))
+    past = [loss.batch(draw(step)).context.shape[1] for step in range(6)]
+    assert past == [6, 6, 0, 6, 6, 0]
+    loss(draw(2))[0].backward()
+    assert all(p.grad is not None and not p.grad.any() for p in loss.probe.parameters())
+    loss.singles = 0
+    assert loss.batch(draw(2)).context.shape[1] == 6
+    ahead = NextShotLoss(model, loss.text_encoder, data, loss.weight, 24, lengths=((3,), (3,)), ahead=4)
+    past = []
+    for step in range(12): past.append(ahead.next_batch(draw(step)).context.shape[1])
+    assert past == [6]*8 + [0]*4
