@@ -319,12 +319,13 @@ def save_story(
 )->dict:              # Name of branch -> names of the files of its shots
     "`shots/`, a file for each; `director.json`, all that is needed to go on; and `story.json`, for people"
     folder = Path(folder)
+    branches = save_shots(folder, story)
     about = dict(caption=caption, seed=seed, size=list(size), settings=asdict(settings), name=story.name,
-                 branches=save_shots(folder, story))
+                 branches=branches)
     write_json(folder/INDEX, dict(about, checksum=checksum(json.dumps(about, sort_keys=True).encode())))
     shots = tuple(ShotPrompt(t.prompt, len(t.video), picture_of(folder, t)) for t in story.shots)
     save_script(Script(caption, shots, "", seed), folder/"story.json")
-    return about["branches"]
+    return branches
 
 # %% ../../nbs/20_director.ipynb #5ed81610
 BACKUP = "take the folder from a backup, or film what is missing again"

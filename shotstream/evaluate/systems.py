@@ -11,6 +11,7 @@ __all__ = ['TEXTS', 'PLACES', 'CUTS', 'OBJECTIVES', 'TOGETHER', 'CHUNKS', 'SYSTE
 
 # %% ../../nbs/backstage/evaluate/systems.ipynb #2adac210
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
@@ -87,7 +88,7 @@ def shot_or_openings(q:FrameTable, k:FrameTable)->Tensor: # (b, fq, fk) bool
 @dataclass(frozen=True)
 class Mask:
     "Axis B: a visibility rule, and the blocks that keep to it; in the others everybody sees everybody"
-    rule:callable=bidirectional_mask  # `rule(q, k)` -> (b, fq, fk) bool
+    rule:Callable=bidirectional_mask  # `rule(q, k)` -> (b, fq, fk) bool
     blocks:tuple=(0., 1.)             # Parts of the depth between which blocks keep to it
 
     def masked(self, layers:int)->range:
@@ -322,10 +323,10 @@ class System:
     mask:Mask=Mask()                 # B
     text:str="own"                   # C: one of `TEXTS`
     clock:Clock=Clock()              # D
-    schedule:Schedule=None           # E
+    schedule:Schedule|None=None      # E
     cache:CachePolicy|None=None      # F: `None`: nothing is cached; a "next" system that is causal has its dual cache
     objective:str="flow"             # G: one of `OBJECTIVES`
-    card:Card=None
+    card:Card|None=None
 
     def axes(self)->dict: # name of the axis -> what it says
         "For a table"

@@ -282,7 +282,7 @@ class FilmStudentLoss(nn.Module):
 # %% ../../nbs/backstage/evaluate/variants.ipynb #91f8de68
 class NetworkStage(Stage):
     "Players, and one network that is written at the end"
-    def __init__(self, name:str, network:ShotTransformer, players:dict, more:dict=None):
+    def __init__(self, name:str, network:ShotTransformer, players:dict, more:dict|None=None):
         self.name, self.network, self.players, self.more = name, network, players, more or {}
     def finish(self, folder):
         self.network.save_pretrained(folder/"transformer")

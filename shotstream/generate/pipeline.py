@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
@@ -38,6 +38,7 @@ from ..model.checks import choice, number, whole
 from ..model.files import InputError, shown
 from ..model.weights import as_dtype, check_numbers
 from ..model.wan_vae import WanVAE
+if TYPE_CHECKING: from typing_extensions import Self
 
 # %% ../../nbs/13_pipeline.ipynb #1fcfeebf
 _all_ = ["ASSETS", "check_card"]    # loading lives backstage, in `components`
@@ -173,7 +174,7 @@ class LoadedPipeline(ShotComponents, DiffusionPipeline):
         # Parts that are there already (`transformer=...`, `vae=...`), options of `__init__`, `use_safetensors`,
         # `low_cpu_mem_usage`
         **kwargs,
-    )->"ShotStreamPipeline":
+    )->"Self":
         """Load a pipeline; transformers are always `ShotTransformer`s, whatever the folder's index says.
 
         `MissingFile` (an `OSError`): the folder or the hub has nothing, or parts are missing. `InputError` (a
@@ -199,7 +200,7 @@ class LoadedPipeline(ShotComponents, DiffusionPipeline):
     def from_pipe(cls,
         pipeline, # Of this class, or one of diffusers' with Wan's parts: its models become ours without a copy
         **kwargs, # Other parts or options
-    )->"ShotStreamPipeline":
+    )->"Self":
         "A new pipeline around the parts of another; nothing is copied, and nothing is converted unless `dtype` says so"
         known = set(inspect.signature(cls.__init__).parameters) - {"self", *PARTS}
         parts = {n: m for n, m in pipeline.components.items() if n in PARTS}
@@ -426,9 +427,9 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
         DiffusionPipeline.__init__(self)
         check_settings(locals())
         check_parts(vae, text_encoder, tokenizer, transformer, teacher)
-        transformer, teacher = (as_ours(ShotTransformer, m) for m in (transformer, teacher))
         self.register_modules(vae=as_ours(WanVAE, vae), text_encoder=text_encoder, tokenizer=tokenizer,
-                              transformer=transformer, teacher=teacher)
+                              transformer=as_ours(ShotTransformer, transformer),
+                              teacher=as_ours(ShotTransformer, teacher))
         self.encoded_prompts, self.text_rests, self.text_visits = {}, False, True # see `TextParts`
         self.set_progress_bar_config(disable=True)
         self.register_to_config(
@@ -448,7 +449,7 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
         return Stream(self, caption, seed, size, keep_films, preview, **settings)
 
     def __call__(self,
-        prompt:str|list[str]|dict|Script|Path=None,
+        prompt:str|list[str]|dict|Script|Path|None=None,
         caption:str="",
         negative_prompt:str|None=None,
         height:int|None=None, width:int|None=None,
@@ -583,7 +584,8 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
             parts = ((f.shot, f.video, f.latents) for f in frames)
         film = self.collect(parts, script, output_type, progress)
         self.maybe_free_model_hooks()
-        return film if return_dict else (film.frames,)
+        # a tuple only for those who ask for it, as in diffusers
+        return film if return_dict else (film.frames,)          # pyright: ignore[reportReturnType]
 
     def noise_of(self, shots:int, generator, latents, noise):
         "What `shot_noise` takes, from the arguments of `__call__`"

@@ -85,9 +85,9 @@ def denoise_chunk(
 )->Tensor:              # (b, f, z, h, w) clean latents
     "A few jumps to the end of the line, with fresh noise between them (§4.2)"
     sigmas = student_sigmas(sampling.shift, sampling.steps)
-    x0, last = None, len(sigmas)-1 if sampling.exit_step is None else sampling.exit_step
+    x0, last = draw(0), len(sigmas)-1 if sampling.exit_step is None else sampling.exit_step   # only noise so far
     for i, sigma in enumerate(sigmas[:last+1]):
-        x = draw(0) if i == 0 else add_noise(x0, draw(i).to(x0.dtype), sigma)
+        x = x0 if i == 0 else add_noise(x0, draw(i).to(x0.dtype), sigma)
         with torch.set_grad_enabled(i == last and torch.is_grad_enabled()):
             xt = x.to(model.dtype).transpose(1, 2)
             v = model(xt, None, text, table=table.at(sigma), cache=cache, phi=sampling.phi).sample.transpose(1, 2)

@@ -207,14 +207,15 @@ def block_forward(
     text,           # (b, s, l, d) captions, or their keys and values
     time:Tensor,    # (b, f, 6, d) shifts, scales and gates
     caption:Tensor, # (b, f) which caption a frame reads; for fewer than f frames: only the last ones have an output
-    angles, mask=None, update=None, key_angles=None, watch=None, # See `self_attention`
+    angles:tuple, mask:Tensor|None=None, # See `self_attention`
+    **cache,        # `update`, `key_angles` and `watch` of `self_attention`
 )->Tensor:          # Like `x`, with as many frames as `caption`
     "Look around, read, think: each behind a norm, the first and last gated by time"
     # b f 1 d
     shift, scale, gate, shift2, scale2, gate2 = (block.scale_shift_table + time.float()).unsqueeze(-2).unbind(2)
     context = x.shape[1] - caption.shape[1]
     attended = block.attn1(modulate(block.norm1(x.float()), shift, scale).type_as(x), None, mask, angles,
-                           update=update, key_angles=key_angles, watch=watch, num_context=context)
+                           num_context=context, **cache)
     if context: x, gate, shift2, scale2, gate2 = (z[:, context:] for z in (x, gate, shift2, scale2, gate2))
     x = (x.float() + attended*gate).type_as(x)
     x = x + block.attn2(block.norm2(x.float()).type_as(x), text, caption=caption)
@@ -258,8 +259,8 @@ class ShotBlock(WanTransformerBlock):
         "Predict, prefill or read captions"
         if hidden_states is None: return caption_kv(self.attn2, encoder_hidden_states)
         if not predict: return block_prefill(self, hidden_states, temb, rotary_emb, update, key_angles)
-        return self.compute(self, hidden_states, encoder_hidden_states, temb, caption, rotary_emb, mask, update,
-                            key_angles, watch)
+        return self.compute(self, hidden_states, encoder_hidden_states, temb, caption, rotary_emb, mask,
+                            update=update, key_angles=key_angles, watch=watch)
 
 # %% ../../nbs/10_transformer.ipynb #5fbb4e0e
 class CacheUpdate:
@@ -366,10 +367,10 @@ class ShotTransformer(StrictLoading, WanTransformer3DModel):
         rows, columns = x.shape[2:4]
         t = frame_times(timestep, table, rows*columns)
         temb, time = embed_times(self.condition_embedder, t, x.dtype)
-        angles, key_angles = self.rope_angles(table, cache, rows, columns, phi)
+        angles = self.rope_angles(table, cache, rows, columns, phi)
         with attention_backend(self.attention):
             x = self.through_blocks(x.flatten(2, 3), text, time, table.caption, angles,
-                                    token_mask(attention_mask, rows*columns), cache, key_angles, predict, num_context)
+                                    token_mask(attention_mask, rows*columns), cache, num_context if predict else None)
         if x is None: return None
         if num_context:
             hidden_states, temb, t = hidden_states[:, :, num_context:], temb[:, num_context:], t[:, num_context:]
@@ -384,14 +385,18 @@ class ShotTransformer(StrictLoading, WanTransformer3DModel):
     def through_blocks(self,
         x:Tensor,                      # (b, f, n, d) tokens
         text,                          # For every block, captions or their keys and values
-        time, caption, angles, mask,   # See `block_forward`
-        cache, key_angles, predict, num_context, # See `forward`
-    )->Tensor|None:                    # (b, f - num_context, n, d); `None` without `predict`
+        time, caption,                 # See `block_forward`
+        angles:tuple,                  # From `rope_angles`
+        mask:Tensor|list|None, cache,  # See `self_attention` (a list: one per block) and `forward`
+        num_context:int|None=0,        # So many frames at the front have no output; `None`: none has, fill the cache
+    )->Tensor|None:                    # (b, f - num_context, n, d); `None` without an output
         "All blocks, one after the other"
+        angles, key_angles = angles
         again = torch.is_grad_enabled() and self.gradient_checkpointing
         for i, (block, text_kv) in enumerate(zip(self.blocks, text)):
             update, last = None if cache is None else CacheUpdate(cache, i), i == len(self.blocks)-1
-            if last and not predict: return block(x, None, time, angles, None, None, update, key_angles, None, False)
+            if last and num_context is None:
+                return block(x, None, time, angles, update=update, key_angles=key_angles, predict=False)
             watch = cache.watch if cache is not None and cache.watched == i else None
             reads = caption[:, num_context:] if last and num_context else caption
             seen = mask[i] if isinstance(mask, list) else mask
@@ -400,7 +405,7 @@ class ShotTransformer(StrictLoading, WanTransformer3DModel):
         return x
 
     def rope_angles(self, table, cache, rows:int, columns:int, phi:float)->tuple:
-        "Angles of the query tokens; and of all that the cache will show, if it keeps pre-RoPE keys"
+        "Angles of the query tokens; and of all keys that the cache will show, if it keeps pre-RoPE ones (else `None`)"
         own, seen = (table, None) if cache is None else cache.begin_step(table)
         turn = lambda t: video_angles(t.position, t.shot, rows, columns, self.config.attention_head_dim, phi)
         return turn(own), None if seen is None else turn(seen)

@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 import re
+from typing import TYPE_CHECKING, Any
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors import safe_open
@@ -20,6 +21,7 @@ from torch import nn
 from transformers import UMT5EncoderModel
 from .checks import number, whole
 from .files import InputError, MissingFile, foreign, named, read_text, shown
+if TYPE_CHECKING: from typing_extensions import Self
 
 # %% ../../nbs/backstage/model/weights.ipynb #58a394d0
 REMEDY = "download or save it again"
@@ -221,7 +223,7 @@ def check_folder(
     if odd := strange_types({n: t for n, (_, t) in header.items()}):
         raise InputError([f"{p}; {REMEDY}" for p in odd], files[0])
 
-def _open(load, where, **options):
+def _open(load, where, **options)->Any:
     "What a library loads, with its errors as ours"
     with foreign(where, REMEDY):
         try: return load(where, **options)
@@ -299,7 +301,7 @@ class StrictLoading:
         "Complain (`InputError`) about values of a config that cannot be meant"
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs)->"Self":
         """As diffusers', but strict: names, sizes, number types, finite values, config. Pickles only with
         `use_safetensors=False`"""
         path, with_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
@@ -312,7 +314,7 @@ class StrictLoading:
             check_folder(cls, folder, options.get("variant"), **{k: options[k] for k in settings})
         model, info = _open(super().from_pretrained, path, output_loading_info=True, **options)
         _check_loaded(align(model), info, folder, ("mismatched_keys", "missing_keys") if loose else ())
-        return (model, info) if with_info else model
+        return (model, info) if with_info else model            # pyright: ignore[reportReturnType]
 
     @classmethod
     def from_single_file(cls, *args, **kwargs):

@@ -313,7 +313,9 @@ def background_layers(
     x, y,        # Screen coordinates
 ):               # Yields (distance, colour, parallax), back to front
     "Sun, skyline, ground and the two props, in front of the sky"
-    for layers in (_sun, _land, _props): yield from layers(scene, shot, t, x, y)
+    yield from _sun(scene, shot, t, x, y)
+    yield from _land(scene, shot, t, x, y)
+    yield from _props(scene, shot, t, x, y)
 
 # %% ../../nbs/02_render.ipynb #a93c60c7
 def _paint_sky(img, scene, shot, y):

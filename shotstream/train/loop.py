@@ -272,8 +272,8 @@ class Trainer:
         stage:Stage,
         folder,               # Checkpoint, log and pictures; a run that finds a checkpoint goes on from there
         accelerator, machine, # From `start_machine`
-        minutes:float=None,   # Wall time of the whole run, over all sittings
-        steps:int=None,       # Instead: so many steps; such a run can be repeated bit for bit (one process)
+        minutes:float|None=None, # Wall time of the whole run, over all sittings
+        steps:int|None=None,  # Instead: so many steps; such a run can be repeated bit for bit (one process)
         seed:int=0, accumulate:int=1, # Micro batches per step
         every:float=60.,      # Seconds between reports and checkpoints; more, if one takes over a tenth of that
         warm:float=.02, cool:float=.5, # See `learning_rate`
@@ -443,7 +443,7 @@ class Trainer:
                     unit="step" if self.steps else "s",
                     disable=not show, mininterval=2, desc=self.stage.name)
 
-    def run(self, max_steps:int=None)->Stage: # `max_steps`: stop after so many steps of this run, as a signal would
+    def run(self, max_steps:int|None=None)->Stage: # `max_steps`: stop after so many steps of this run, as a signal would
         "Train until time or steps are over, or somebody stops it; then the stage finishes"
         if self.progress and self.accelerator.is_main_process:
             length = f"{self.steps} steps" if self.steps else f"{self.minutes:g} minutes"
