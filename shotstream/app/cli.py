@@ -350,6 +350,7 @@ def _bench_arguments(commands):
     b.add_argument("-o", "--output", default=None, help="also write the figures as JSON")
     b.set_defaults(run=bench)
 
+# %% ../../nbs/backstage/app/cli.ipynb #9d317a0c
 def _plan_arguments(commands):
     n = commands.add_parser("plan", help="what a shot costs and what fits on which card",
                             description="Operations, bytes and options of the 1.3B model, counted from shapes: "
@@ -381,6 +382,7 @@ def _prepare_arguments(commands):
     r.add_argument("--device", default="cpu", help="for --latents: cpu or cuda (default: %(default)s)")
     r.set_defaults(run=prepare)
 
+# %% ../../nbs/backstage/app/cli.ipynb #37b1d0bf
 def _convert_arguments(commands):
     c = commands.add_parser("convert", help="rename a checkpoint: ShotStream's and Wan's files <-> diffusers folders",
                             description="Read any checkpoint of Wan's transformer, strictly, and write it as a "

@@ -198,6 +198,7 @@ STYLE = """<style>
 .shotstream-desk a {color: var(--jp-content-link-color)}
 </style>"""
 
+# %% ../../nbs/21_desk.ipynb #70a00bdb
 class DeskLayout(Panel):
     "The widgets of a `Desk`"
     def build(self, caption):

@@ -606,6 +606,7 @@ def check_model(pipe:ShotComponents, story:StoryState, where):
             raise InputError("this story was filmed with another model; open it with that one, or choose another "
                              "folder", where)
 
+# %% ../../nbs/20_director.ipynb #673670c1
 class DirectorState:
     "What a `Director` holds, and what can be seen of it"
     def __init__(self,

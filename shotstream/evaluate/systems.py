@@ -176,6 +176,7 @@ class CachePolicy:
         if self.top and self.recent is None:
             raise ValueError("top chooses beside recent frames: say how many are recent")
 
+# %% ../../nbs/backstage/evaluate/systems.ipynb #b5237fec
 class CacheBook:
     "Numbers of the frames that are held, in time order; which are seen, and where they stand"
     def __init__(self, policy:CachePolicy):
@@ -421,6 +422,7 @@ def film_table(
     return FrameTable(row(shot), row(position), row(shot), row(torch.ones(len(shot))),
                       row(torch.ones(len(shot), dtype=torch.bool)), row(torch.tensor(chunks)))
 
+# %% ../../nbs/backstage/evaluate/systems.ipynb #9627c502
 class Filming:
     "A film in the making, of b stories at once: `run` makes it"
     def __init__(self,
@@ -576,6 +578,7 @@ def memory_table(
     past = torch.arange(-memory*spacing, 0, spacing)
     return replace(table, position=torch.cat([past, torch.arange(latents)])[None])
 
+# %% ../../nbs/backstage/evaluate/systems.ipynb #50834ff2
 @torch.no_grad()
 def film_with_memory(
     model, system:System, models:Models, # `classifier` gives features of frames
@@ -598,6 +601,7 @@ def film_with_memory(
             bank.append(still)
     return shots
 
+# %% ../../nbs/backstage/evaluate/systems.ipynb #c5de8e50
 @torch.no_grad()
 def film_next_shots(
     shoot,            # `shoot(context, table, text)` -> (b, f, z, h, w): one shot

@@ -185,6 +185,7 @@ def check_caption(
                          f"it") from None
     return text
 
+# %% ../../nbs/19_stream.ipynb #315a0083
 @dataclass(frozen=True)
 class PromptSwitch:
     "Another prompt in the middle of a shot, without a cut"
@@ -196,6 +197,7 @@ class PromptSwitch:
         whole("latent", self.latent, 1, 20)
         if not check_caption(self.prompt, "prompt").strip(): raise InputError("the prompt is empty: say who does what")
 
+# %% ../../nbs/19_stream.ipynb #dcb6f811
 @dataclass
 class ShotRequest:
     "A shot that was asked for"
@@ -217,6 +219,7 @@ class ShotRequest:
         if self.seed is not None: self.seed = whole("seed", self.seed, 0, 2**63 - 1)
         if self.caption is not None: check_caption(self.caption)
 
+# %% ../../nbs/19_stream.ipynb #4ae73475
 @dataclass(eq=False)
 class RunningShot:
     "A shot that is being made: once a stream has begun it, iterate to get `Frames`, latent by latent"

@@ -6,7 +6,7 @@
 __all__ = ['BACKENDS', 'patchify', 'unpatchify', 'frame_times', 'embed_times', 'modulate', 'attend', 'attention_backend',
            'split_heads', 'keys_values', 'self_attention', 'token_mask', 'caption_kv', 'cross_attention',
            'ShotAttnProcessor', 'block_forward', 'block_prefill', 'ShotBlock', 'CacheUpdate', 'allow_sizes',
-           'cpu_options', 'check_wan_config', 'refuse_hooks', 'ShotTransformer']
+           'cpu_options', 'check_wan_config', 'refuse_hooks', 'FramesOnly', 'ShotTransformer']
 
 # %% ../../nbs/10_transformer.ipynb #824eb676
 from contextlib import nullcontext
@@ -316,8 +316,47 @@ def refuse_hooks(model):
                 f"{', '.join(sorted(strange))}: this hook of diffusers skips steps of plain denoising, and a "
                 "ShotTransformer also fills memories: remove the hook. What it saves is in `cache`, a `KVCache`")
 
+# %% ../../nbs/10_transformer.ipynb #360bd297
+class FramesOnly(WanTransformer3DModel):
+    "Wan's class; what diffusers offers for it and a frame table rules out is refused, with a sentence"
+    _cp_plan = None                                # see `enable_parallelism`
+
+    def refuse(self, image, attention_kwargs, cache, attention_mask):
+        "Arguments of Wan's forward, pairs of ours, and hooks of diffusers that mean nothing here"
+        refuse_hooks(self)
+        if image is not None:
+            raise ValueError("image conditioning is not part of ShotStream: leave encoder_hidden_states_image empty")
+        if attention_kwargs:
+            raise ValueError("attention_kwargs are not used here; set_adapters() sets the strength of a LoRA")
+        if cache is not None and attention_mask is not None:
+            raise ValueError("with a cache, what is visible is what the cache holds: leave `attention_mask` empty")
+        if isinstance(attention_mask, list) and len(attention_mask) != len(self.blocks):
+            raise ValueError(f"a list of masks has one per block: {len(attention_mask)} for {len(self.blocks)} blocks")
+
+    def set_attn_processor(self, processor):
+        "As in diffusers, for processors that know frames"
+        for p in processor.values() if isinstance(processor, dict) else [processor]:
+            if not isinstance(p, ShotAttnProcessor):
+                raise ValueError(f"{type(p).__name__} does not know frames: derive it from ShotAttnProcessor")
+        super().set_attn_processor(processor)
+
+    def enable_parallelism(self, **kwargs):
+        "Not here"
+        raise NotImplementedError(
+            "frames of a table are not split between devices: give every device its own stories instead")
+
+    def enable_cache(self, config):
+        "Not here"
+        raise NotImplementedError(
+            "diffusers' caches skip steps of plain denoising: a ShotTransformer has `cache`, a `KVCache`, instead")
+
+    def fuse_qkv_projections(self):
+        "Not here"
+        raise NotImplementedError(
+            "queries, keys and values are computed apart, because a memory needs keys and values without queries")
+
 # %% ../../nbs/10_transformer.ipynb #6b37a1c8
-class ShotTransformer(StrictLoading, WanTransformer3DModel):
+class ShotTransformer(StrictLoading, FramesOnly):
     """Wan's video transformer, reading a frame table. Same state dict as `WanTransformer3DModel`, and same output when
     no table is given.
 
@@ -328,7 +367,6 @@ class ShotTransformer(StrictLoading, WanTransformer3DModel):
     config:Any                                     # With attributes, as diffusers makes it
     attention = None                               # One of `BACKENDS`; `None`: PyTorch chooses
     _no_split_modules = _repeated_blocks = ["ShotBlock"]
-    _cp_plan = None                                # see `enable_parallelism`
 
     @register_to_config
     @delegates(WanTransformer3DModel.__init__)
@@ -456,37 +494,3 @@ class ShotTransformer(StrictLoading, WanTransformer3DModel):
             raise ValueError(
                 f"a frame reads caption {int(table.caption.max())}, there are {captions} (numbered from 0)")
         return table, text
-
-    def refuse(self, image, attention_kwargs, cache, attention_mask):
-        "Arguments of Wan's forward, pairs of ours, and hooks of diffusers that mean nothing here"
-        refuse_hooks(self)
-        if image is not None:
-            raise ValueError("image conditioning is not part of ShotStream: leave encoder_hidden_states_image empty")
-        if attention_kwargs:
-            raise ValueError("attention_kwargs are not used here; set_adapters() sets the strength of a LoRA")
-        if cache is not None and attention_mask is not None:
-            raise ValueError("with a cache, what is visible is what the cache holds: leave `attention_mask` empty")
-        if isinstance(attention_mask, list) and len(attention_mask) != len(self.blocks):
-            raise ValueError(f"a list of masks has one per block: {len(attention_mask)} for {len(self.blocks)} blocks")
-
-    def set_attn_processor(self, processor):
-        "As in diffusers, for processors that know frames"
-        for p in processor.values() if isinstance(processor, dict) else [processor]:
-            if not isinstance(p, ShotAttnProcessor):
-                raise ValueError(f"{type(p).__name__} does not know frames: derive it from ShotAttnProcessor")
-        super().set_attn_processor(processor)
-
-    def enable_parallelism(self, **kwargs):
-        "Not here"
-        raise NotImplementedError(
-            "frames of a table are not split between devices: give every device its own stories instead")
-
-    def enable_cache(self, config):
-        "Not here"
-        raise NotImplementedError(
-            "diffusers' caches skip steps of plain denoising: a ShotTransformer has `cache`, a `KVCache`, instead")
-
-    def fuse_qkv_projections(self):
-        "Not here"
-        raise NotImplementedError(
-            "queries, keys and values are computed apart, because a memory needs keys and values without queries")

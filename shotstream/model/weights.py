@@ -171,6 +171,7 @@ def as_dtype(
     if found in TYPES: return found
     raise InputError(f"{name}: one of {', '.join(map(str, TYPES))}, got {shown(dtype)}")
 
+# %% ../../nbs/backstage/model/weights.ipynb #f32c5ca3
 def _bare(cls, config, where):
     "A network of this config without numbers"
     build = lambda: cls(**config) if issubclass(cls, ModelMixin) else cls(cls.config_class.from_dict(config))
@@ -196,6 +197,7 @@ def guess(
     if any(n.endswith(".scale") for n in names): return "; it was saved after fp8_linears: save before rounding"
     return ""
 
+# %% ../../nbs/backstage/model/weights.ipynb #86eca1d1
 def check_folder(
     cls,              # The network's class
     folder:Path,      # Has `config.json`
@@ -223,6 +225,7 @@ def check_folder(
     if odd := strange_types({n: t for n, (_, t) in header.items()}):
         raise InputError([f"{p}; {REMEDY}" for p in odd], files[0])
 
+# %% ../../nbs/backstage/model/weights.ipynb #48bc8025
 def _open(load, where, **options)->Any:
     "What a library loads, with its errors as ours"
     with foreign(where, REMEDY):
@@ -247,7 +250,6 @@ def align(
     for t in (*model.parameters(), *model.buffers()):
         if t.device.type == "cpu" and t.numel() and t.data_ptr() % 64: t.data = t.data.clone()
     return model
-
 
 # %% ../../nbs/backstage/model/weights.ipynb #07aac2b0
 def _hook_device(model):
@@ -286,6 +288,7 @@ def _lora_names(given, prefix, weight_name=None):
         raise InputError(f"a LoRA has lora_A and lora_B for every layer; look at {_few(alone)}")
     return [n for n in names if ".lora_" in n]
 
+# %% ../../nbs/backstage/model/weights.ipynb #f97936c3
 class StrictLoading:
     """A diffusers model that loads all or nothing, and does what it is told or says why not.
 

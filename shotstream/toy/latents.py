@@ -501,6 +501,7 @@ def _odds(index, frames, first):
     if weight[-1] == 0: raise ValueError(f"no shot has {frames} latents: ask for fewer, or `add` more stories")
     return weight
 
+# %% ../../nbs/backstage/toy/latents.ipynb #518a536a
 class LatentDataset(LatentShards):
     "Batches of `LatentShards`: gathered on the device, decided by a generator"
     def _captions(self, rows):

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LAUNCHER', 'seed_of', 'Draw', 'Player', 'Stage', 'follow_launcher', 'bf16_is_faster', 'Machine', 'start_machine',
            'learning_rate', 'TrainingStopped', 'TrainingFailed', 'save_checkpoint', 'save_text', 'summary_writer',
-           'load_checkpoint', 'check_disk', 'FolderLock', 'WorkClock', 'own_random', 'Trainer', 'in_processes']
+           'load_checkpoint', 'check_disk', 'FolderLock', 'WorkClock', 'own_random', 'TrainerState', 'Trainer',
+           'in_processes']
 
 # %% ../../nbs/backstage/train/loop.ipynb #d956796c
 import errno, hashlib, json, logging, os, random, shutil, signal, sys, threading, time
@@ -265,9 +266,8 @@ def own_random(seed:int):
             np.random.set_state(numpy)
 
 # %% ../../nbs/backstage/train/loop.ipynb #8edd78d5
-class Trainer:
-    """Runs a `Stage` by the clock or by a count of steps, on any device, in one process or many; stops and goes on
-    anywhere"""
+class TrainerState:
+    "What a `Trainer` holds: where the run is, how it is saved, and how it is found again"
     def __init__(self,
         stage:Stage,
         folder,               # Checkpoint, log and pictures; a run that finds a checkpoint goes on from there
@@ -339,6 +339,10 @@ class Trainer:
         self.stage.load_state_dict(old["own"])
         self.step, self.spent, self.log, self.skipped = (old[k] for k in ("step", "spent", "log", "skipped"))
 
+# %% ../../nbs/backstage/train/loop.ipynb #00a1644a
+class Trainer(TrainerState):
+    """Runs a `Stage` by the clock or by a count of steps, on any device, in one process or many; stops and goes on
+    anywhere"""
     def draw(self, turn:int=0, micro:int=0)->Draw:
         "The random numbers of one loss"
         names = self.seed, self.step, turn, micro
