@@ -316,7 +316,7 @@ def _train_arguments(commands):
 
 # %% ../../nbs/backstage/app/cli.ipynb #b710003a
 def _exam_arguments(commands):
-    e = commands.add_parser("evaluate", help="measure what a model obeys and remembers",
+    e = commands.add_parser("evaluate", help="measure prompt adherence and memory of a model",
                             description="Film unseen shots and let the classifier read them: 0 is guessing, 1 is as "
                                         "good as pixels allow.")
     e.add_argument("-n", type=whole_option(16, 10**6), default=256, help="how many shots (default: %(default)s)")

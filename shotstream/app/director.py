@@ -277,7 +277,7 @@ def shot_file(
     number:int,     # In the story, counted from 0
     before:str="",  # Name of the file of the shot before it
 )->tuple:           # Name, and content as `bytes`
-    "A shot as a file: pixels, caption and stills without loss, and what is needed to film it again"
+    "A shot as a file: pixels, caption and context frames without loss, and what is needed to film it again"
     about = dict(caption=shot.caption, prompt=shot.prompt, latents=shot.latents, seed=shot.seed,
                  settings=asdict(shot.settings), number=number, before=before)
     tensors = {"video": shot.video, "text": shot.text}
@@ -727,7 +727,7 @@ class DirectorState:
 RETRY, SAVE_WITHIN = 5., 2. # Seconds: to wait after a failed save; that filming may put off a save
 
 class StoryKeeper(DirectorState):
-    "Stills and files of what is finished"
+    "Context frames and files of what is finished"
     @torch.no_grad()
     def context_of(self, k:int, shot:Shot)->ContextFrames:
         "What later shots may look back at; encoded when that is first wanted"
@@ -834,7 +834,7 @@ class ShotFilmer(StoryKeeper):
                 self._place(history, shot.request.settings)
                 self.stream.begin(shot)
             frames = next(shot)
-            if frames.latent+1 == shot.request.latents: next(shot, None)      # the last stills of the shot
+            if frames.latent+1 == shot.request.latents: next(shot, None)      # the last context frames of the shot
             if frames.latent+1 == shot.wanted and self.stream.switching is not None: self._too_late()
             self.took.append((time.perf_counter() - start, len(frames.video)))
         except Exception as e:

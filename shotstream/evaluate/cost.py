@@ -205,7 +205,7 @@ def frame_sizes(
 CHUNK = 3   # latent frames (published)
 
 def _chunks(latents, denoise, decode, steps, budget, room):
-    "Stages of all chunks: looks, frames, and a commit if another chunk comes"
+    "Stages of all chunks: denoising steps, frames, and a clean pass if another chunk comes"
     for start in range(0, latents, CHUNK):
         frames, k = min(CHUNK, latents-start), start//CHUNK
         key_frames = budget + min(start+frames, room)
@@ -230,7 +230,7 @@ def shot_work(
     def use_codec(name, step, chunk=-1): return Stage(name, {"codec": codec[step].flops}, codec[step].moved, chunk, 1)
     context = denoise("context", -1, budget, budget, min(number, budget) or 1)  # every shot of the past has its caption
     text = Stage("text", text_flops(pipe.text_encoder.config, length), weight_bytes(pipe.text_encoder))
-    read = Stage("text_kv", text_kv_flops(config, length), 0)                 # its weights are a small part of a look's
+    read = Stage("text_kv", text_kv_flops(config, length), 0)                 # its weights are a small part of a step's
     history = History(None, budget)
     history.count = number
     stills = len(history.wanted(1 + 4*(latents-1)))
@@ -385,7 +385,7 @@ def fits_table(
 
 # %% ../../nbs/gpu/24_seconds.ipynb #163aa4ff
 class NoCache:
-    "Stands in for a transformer and its memory: keeps clean latents, and looks at all of them again in every look"
+    "Stands in for a transformer and its KV cache: keeps clean latents, and computes all of them again in every step"
     gradient = "detached"
     def __init__(self, model:ShotTransformer):
         self.model, self.device, self.dtype = model, model.device, model.dtype

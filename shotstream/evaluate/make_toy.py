@@ -86,7 +86,8 @@ ALONE = dict(codec=make_codec, classifier=make_classifier)
 
 def train_toy(
     run:ToyRun,
-    only:str|None=None, # One of `MAKERS` or `ALONE`: what comes before is there already, and it may take all the minutes
+    # One of `MAKERS` or `ALONE`: what comes before it is there already, and it may take all the minutes
+    only:str|None=None,
 )->Path:           # Folder of the pipeline
     "Base, teacher, ODE pairs, ODE start, stage 1, stage 2 and its control, decoder refit, evaluation and card"
     if only in ALONE: ALONE[only](run)

@@ -62,8 +62,8 @@ def as_ours(
     model, # One of these, or diffusers' class that it extends, or `None`
 ):         # The same weights, not copied, in `cls`
     "Let our class hold the weights of a stock diffusers model"
-    base = cls.__bases__[-1]
-    if type(model) is not base: return model
+    stock = next(c for c in cls.__mro__ if c.__module__.startswith("diffusers."))
+    if type(model) is not stock: return model
     with torch.device("meta"): ours = cls.from_config(model.config)
     ours.load_state_dict(model.state_dict(), assign=True)
     ours.requires_grad_(any(p.requires_grad for p in model.parameters()))

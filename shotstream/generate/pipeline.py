@@ -310,7 +310,7 @@ class StoryInputs:
         prompt,          # A shot's prompt, or a list of them: shots 0, 1, ... of one story
         caption:str="",  # Of the whole story
         negative_prompt:str|None=None, # Instead of the config's
-    )->tuple:            # (shots, l, d) prompt embeddings, and (1, l, d) of the negative prompt, or `None` for silence
+    )->tuple:            # (shots, l, d) prompt embeddings, and (1, l, d) of the negative prompt; `None`: null prompt
         "Prompts, as the transformer reads them. `ValueError` for words that the toy world does not know"
         shots = [prompt] if isinstance(prompt, str) else list(prompt)
         for p in shots: self.check(caption, p)
@@ -416,9 +416,9 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
         prompt_style:str="toy",
         # "uint8" or "float": what is encoded again as context, rounded or (published) not
         context_pixels:str="uint8",
-        # "clean" or "target": the noise level that the teacher is told of its context; "target" is published
+        # "clean" or "target": the noise level that the teacher is given for its context; "target" is published
         context_time:str="clean",
-        negative_prompt:str="",        # What guidance leads the teacher away from; "" is silence
+        negative_prompt:str="",        # What guidance leads the teacher away from; "" is the null prompt
         # How the teacher films if nobody says otherwise:
         guidance:float=TOY_GUIDANCE.text, history_guidance:float=TOY_GUIDANCE.history,
         guide_above:float=TOY_GUIDANCE.min_sigma, teacher_steps:int=TOY_SAMPLING.steps, # see `Guidance` and `Sampling`
@@ -611,7 +611,7 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
         parts,          # (shot, frames, latents) as they come
         script:Script, output_type:str, progress:bool|None,
     )->Film:
-        "Put parts together, with a clock and a bar"
+        "Put parts together, with the time and a bar"
         shots, ends, first, start = [[] for _ in script.shots], [0.]*len(script.shots), 0., time.perf_counter()
         before = self._progress_bar_config
         if progress is not None: self.set_progress_bar_config(**{**before, "disable": not progress})

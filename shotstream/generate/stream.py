@@ -465,7 +465,7 @@ class ShotMaker(ContextPreparer):
                 self.history.encode_early(wanted, max(0, 4*latent-3), made[1])
                 latent += 1
                 if self.current is not shot: raise RuntimeError(f"another shot was begun: shot {k} cannot go on")
-            # before the long looks at the next chunk
+            # before the long denoising steps of the next chunk
             while pending: yield self.hand_over(shot, *pending.popleft())
 
     # `Frames` on their way, the pixels that become context, and what to wait for

@@ -123,7 +123,7 @@ def single_shot_table(
 def bidirectional_mask(
     q:FrameTable, k:FrameTable, # (b, fq) and (b, fk): query and key frames
 )->Tensor:                      # (b, fq, fk) bool
-    "Everybody looks at everybody: the bidirectional teacher (§4.1)"
+    "Every frame attends to every frame: the bidirectional teacher (§4.1)"
     return torch.ones(*q.shape, len(k), dtype=torch.bool, device=q.shot.device)
 
 # %% ../../nbs/09_frame_table.ipynb #df0339a8

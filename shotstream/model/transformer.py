@@ -119,8 +119,8 @@ def keys_values(
     attn,                 # A block's `attn1`
     x:Tensor,             # (b, f, n, d) tokens
     angles:tuple,         # cos and sin, (b, f*n, 1, head_dim//2) rotary angles of every token
-    update=None,          # `update(k, v)` -> what is cached and these; `None`: no memory
-    key_angles=None,      # Rotary angles of everything `update` returns, when memory holds pre-RoPE keys
+    update=None,          # `update(k, v)` -> what is cached and these; `None`: no cache
+    key_angles=None,      # Rotary angles of everything `update` returns, when the cache holds pre-RoPE keys
 )->tuple:                 # (b, all tokens, heads, d/heads) keys and values
     "What all these tokens have to say, and whatever is cached"
     k, v = split_heads(attn.norm_k(attn.to_k(x)), attn.heads), split_heads(attn.to_v(x), attn.heads)
@@ -133,11 +133,11 @@ def self_attention(
     x:Tensor,              # (b, f, n, d) tokens
     angles:tuple,          # cos and sin, (b, f*n, 1, head_dim//2) rotary angles of every token
     mask:Tensor|None=None, # (b, 1, f*n, f*n) bool; `None`: everybody sees everybody
-    update=None, key_angles=None, # A memory: see `keys_values`
+    update=None, key_angles=None, # A cache: see `keys_values`
     watch=None,            # `watch(q, k)`: somebody who wants to know which frame attends to which
-    num_context:int=0,     # So many frames at the front are only looked at
+    num_context:int=0,     # So many frames at the front are only attended to
 )->Tensor:                 # (b, f - num_context, n, d)
-    "Tokens of all frames look at each other (§4.2: with clocks that know the shot)"
+    "Tokens of all frames attend to each other (§4.2: RoPE knows the shot)"
     first = num_context*x.shape[2]
     if first: asking, mask = [a[:, first:] for a in angles], mask if mask is None else mask[:, :, first:]
     else: asking = angles
@@ -210,7 +210,7 @@ def block_forward(
     angles:tuple, mask:Tensor|None=None, # See `self_attention`
     **cache,        # `update`, `key_angles` and `watch` of `self_attention`
 )->Tensor:          # Like `x`, with as many frames as `caption`
-    "Look around, read, think: each behind a norm, the first and last gated by time"
+    "Self-attention, cross-attention, MLP: each behind a norm, the first and last gated by time"
     # b f 1 d
     shift, scale, gate, shift2, scale2, gate2 = (block.scale_shift_table + time.float()).unsqueeze(-2).unbind(2)
     context = x.shape[1] - caption.shape[1]
@@ -264,7 +264,7 @@ class ShotBlock(WanTransformerBlock):
 
 # %% ../../nbs/10_transformer.ipynb #5fbb4e0e
 class CacheUpdate:
-    "A block's door to a memory"
+    "A block's access to a KV cache"
     def __init__(self, cache, layer): self.cache, self.layer = cache, layer
     @torch.compiler.disable
     def __call__(self, k, v): return self.cache.update(self.layer, k, v)
@@ -314,7 +314,7 @@ def refuse_hooks(model):
         if hooks is not None and (strange := set(hooks.hooks) - _HOOKS):
             raise NotImplementedError(
                 f"{', '.join(sorted(strange))}: this hook of diffusers skips steps of plain denoising, and a "
-                "ShotTransformer also fills memories: remove the hook. What it saves is in `cache`, a `KVCache`")
+                "ShotTransformer also fills KV caches: remove the hook. What it saves is in `cache`, a `KVCache`")
 
 # %% ../../nbs/10_transformer.ipynb #360bd297
 class FramesOnly(WanTransformer3DModel):
@@ -353,14 +353,14 @@ class FramesOnly(WanTransformer3DModel):
     def fuse_qkv_projections(self):
         "Not here"
         raise NotImplementedError(
-            "queries, keys and values are computed apart, because a memory needs keys and values without queries")
+            "queries, keys and values are computed apart, because a KV cache needs keys and values without queries")
 
 # %% ../../nbs/10_transformer.ipynb #6b37a1c8
 class ShotTransformer(StrictLoading, FramesOnly):
     """Wan's video transformer, reading a frame table. Same state dict as `WanTransformer3DModel`, and same output when
     no table is given.
 
-    With a table, each latent frame has its own noise level, caption and clock (`shot`), and sees the frames that
+    With a table, each latent frame has its own noise level, caption and shot (RoPE phase), and sees the frames that
     `attention_mask` allows (§4.1, §4.2). With a cache, it also sees what was cached of earlier frames (§4.2).
     Blocks and attention are called as modules: hooks, offloading, layerwise casting, checkpointing and regional
     compilation work as in diffusers."""

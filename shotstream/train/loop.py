@@ -447,7 +447,7 @@ class Trainer(TrainerState):
                     unit="step" if self.steps else "s",
                     disable=not show, mininterval=2, desc=self.stage.name)
 
-    def run(self, max_steps:int|None=None)->Stage: # `max_steps`: stop after so many steps of this run, as a signal would
+    def run(self, max_steps:int|None=None)->Stage: # `max_steps`: stop after so many of this run, as a signal would
         "Train until time or steps are over, or somebody stops it; then the stage finishes"
         if self.progress and self.accelerator.is_main_process:
             length = f"{self.steps} steps" if self.steps else f"{self.minutes:g} minutes"
