@@ -357,7 +357,7 @@ def _plan_arguments(commands):
                                         "nothing is measured, nothing is loaded.")
     n.add_argument("--model", default="1.3B", help="'1.3B', 'toy', or a folder (default: %(default)s)")
     n.add_argument("--window", type=whole_option(3, 21), default=21,
-                   help="latent frames of the local memory (default: %(default)s)")
+                   help="latent frames of the local cache (default: %(default)s)")
     n.add_argument("--fp8", action="store_true", help="linear layers in 8 bits: `fp8_linears`")
     n.add_argument("--text", choices=("gpu", "visits", "cpu", "released"), default="gpu",
                    help="where the text encoder is; visits: it comes to the GPU for every prompt "

@@ -317,7 +317,7 @@ class DeskSliders(DeskSide):
             phi=W.FloatSlider(value=settings.phi, min=0, max=.5, step=1/24, description="φ", readout_format=".3f",
                               tooltip="phase jump of RoPE at a cut (§4.2)", layout=wide),
             budget=whole("budget", 1, 6, "context", "frames of the past, B (§4.1)"),
-            window=whole("window", 3, 21, "window", "latent frames of this shot that are remembered (§4.2)"),
+            window=whole("window", 3, 21, "window", "latent frames of this shot in the local cache (§4.2)"),
             steps=whole("steps", 1, 8, "steps", "denoising steps per chunk"))
         for name, slider in sliders.items():
             slider.observe(lambda change, name=name: self.guarded(self.turn, name, change["new"]), "value")

@@ -625,7 +625,7 @@ class DirectorState:
         self.took = deque(maxlen=21)
         # nothing to film, and "idle" was said; nothing to do at all
         self.idle_reported = self.idle = True
-        # prepared: the past that is in the stream's memory
+        # prepared: the past that is in the stream's cache
         self.closed, self.prepared = False, None
         if self.caption.strip(): pipe.check(self.caption, "")
         # why something is not, or no longer, in the folder; "" if all is well. When to try again
@@ -792,13 +792,13 @@ class StoryKeeper(DirectorState):
 class ShotFilmer(StoryKeeper):
     "Makes what the timeline wants"
     def is_prepared(self, history, settings:Settings)->bool:
-        "Are these shots in the stream's memory already?"
+        "Are these shots in the stream's cache already?"
         if self.prepared is None: return False
         shots, then = self.prepared
         return settings == then and len(history) == len(shots) and all(a is b for a, b in zip(history, shots))
 
     def _place(self, history, settings:Settings):
-        "Give the stream these shots as its past; what is in its memory stays if it is the same past"
+        "Give the stream these shots as its past; what is cached stays if it is the same past"
         self.prepared = None
         self.stream.change(**asdict(settings))
         pinned, oldest = {k for k, _ in settings.pinned}, len(history) - settings.budget
@@ -806,7 +806,7 @@ class ShotFilmer(StoryKeeper):
                             len(history))
 
     def _prepare(self):
-        "Nothing to film: bring the past into memory, so that the next prompt's frames come sooner"
+        "Nothing to film: bring the context into the cache, so that the next prompt's frames come sooner"
         with self.lock: history, settings = self.timeline.story.shots, self.settings
         try:
             self._place(history, settings)

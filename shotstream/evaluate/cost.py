@@ -77,7 +77,7 @@ def pass_flops(
     key_frames:int,    # Frames in sight, these included
     captions:int=0,    # That are read inside this pass, not before
     length:int=512,    # Tokens per caption
-    predict:bool=True, # Without: only fill the memory
+    predict:bool=True, # Without: only fill the cache
 )->dict:               # {part: operations}
     "What one pass of the transformer costs, two operations per multiplication and addition"
     c = SimpleNamespace(**config)
@@ -234,7 +234,7 @@ def shot_work(
     history = History(None, budget)
     history.count = number
     stills = len(history.wanted(1 + 4*(latents-1)))
-    return [*((context, text) if number else (text, context)), read, # a past is put into memory before the prompt comes
+    return [*((context, text) if number else (text, context)), read, # a context is cached before the prompt comes
             *_chunks(latents, denoise, lambda k, i: use_codec("decode", "next" if i else "first", k), steps, budget,
                      window+sink),
             *[use_codec("encode", "encode")]*stills]
@@ -269,7 +269,7 @@ def ideal_seconds(
 def gantt(
     stages,              # As from `shot_work`
     rates=RATES["bf16"], # See `ideal_seconds`
-    ready:bool=True,     # Was the context put into memory before the prompt came?
+    ready:bool=True,     # Was the context cached before the prompt came?
 )->list: # (stage, start, stop) in seconds after the prompt
     "Stages one after the other"
     seconds = [ideal_seconds(s, rates) for s in stages]
@@ -340,7 +340,7 @@ def memory_plan(
     d = c.num_attention_heads*c.attention_head_dim
     parts = {"transformer": weight_bytes(pipe.transformer, dtype, fp8), "codec": weight_bytes(pipe.vae, dtype),
              "text encoder": text_bytes if text == "gpu" else 0,
-             "global memory, the context": budget*frame, "local memory, this shot": (window+sink)*frame,
+             "global cache, the context": budget*frame, "local cache, this shot": (window+sink)*frame,
              "caption, read": 2*c.num_layers*pipe.tokenizer.model_max_length*d*dtype.itemsize,
              "codec's own memory": codec["next"].kept,
              "pixels of this shot": LONGEST*math.prod(size)*3*(

@@ -477,8 +477,8 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
         Args:
             prompt (`str`, `list[str]`, `dict`, `Script` or `Path`):
                 What to film. A text is one shot, a list of texts the shots of one story (not a batch); every shot
-                looks back at the ones
-                before it. A `dict` or `Script` is a story with its own captions and lengths; a `Path`, or a text that
+                sees frames of
+                the ones before it. A `dict` or `Script` is a story with its own captions and lengths; a `Path`, or a text that
                 ends in `.json`, a story file.
             caption (`str`, *optional*):
                 What holds for all shots: who plays, and where. Only for texts; stories have their own.
@@ -503,16 +503,14 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
                 channels; a single tensor for a single shot.
             output_type (`str`, defaults to `"pt"`):
                 `"pt"`: uint8 tensors (frames, height, width, 3). `"np"`: float arrays in [0, 1] of the same shape.
-                `"pil"`: lists of images.
-                `"latent"`: (1, latents, z, h, w). One film has no batch dimension:
+                `"pil"`: lists of images. `"latent"`: (1, latents, z, h, w). One film has no batch dimension:
                 `export_to_video(list(film.frames))` with `"np"`.
             return_dict (`bool`, defaults to `True`):
                 A `Film`, or the tuple `(frames,)`.
             callback_on_step_end (`Callable`, *optional*):
                 Called as `callback(pipe, step, timestep, {"latents": ...})` after every denoising step; `step` counts
-                the steps of the whole call.
-                Latents are the student's estimate of its clean chunk (1, 3, z, h, w), or the teacher's noisy shot. A
-                returned dict may replace them.
+                the steps of the whole call. Latents are the student's x0-prediction of its chunk (1, 3, z, h, w), or the
+                teacher's noisy shot. A returned dict may replace them.
             callback_on_step_end_tensor_inputs (`list[str]`, *optional*):
                 What the callback gets; only `"latents"` is there.
             teacher (`bool`, defaults to `False`):
@@ -523,8 +521,8 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
                 `(height, width)`, instead of these two.
             noise (`Callable` or `list`, *optional*):
                 All noise, not only the initial one: for every shot what `noise_source` takes, or a function `noise(k,
-                shape)`. With
-                `lambda k, shape: whole_shot_noise(shape, generator)` it is drawn in the order of the public code.
+                shape)`. With `lambda k, shape: whole_shot_noise(shape, generator)` it is drawn in the order of the
+                public code.
             image (a path, `PIL.Image.Image`, array or tensor, or a list of them and `None`, *optional*):
                 The first frame of the first shot, or of each; as `as_frame` takes it. Not with `teacher=True`.
             guidance, history_guidance, guide_above (`float`, *optional*):
@@ -540,8 +538,7 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
 
         Raises:
             `StoryError` or `ValueError` before any time is spent: a story that cannot be filmed, words that the toy
-            world does not know, lengths,
-            sizes or options that do not exist. `TypeError`: a prompt of the wrong kind.
+            world does not know, lengths, sizes or options that do not exist. `TypeError`: a prompt of the wrong kind.
 
         Examples:
             ```py

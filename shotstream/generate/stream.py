@@ -131,7 +131,7 @@ class Settings:
     "How the next shot will be filmed"
     rule:str="published"     # Which frames to look back at: see `context.RULES`
     budget:int=6             # How many of them, B
-    window:int=21            # Of the local memory, in latent frames
+    window:int=21            # Of the local cache, in latent frames
     sink:int=0               # First latents of a shot that never leave it
     phi:float=1/6            # Phase jump of RoPE at a cut
     steps:int=4              # Denoising steps per chunk
@@ -331,12 +331,12 @@ class ShotQueue:
 
 # %% ../../nbs/19_stream.ipynb #925f257c
 class ContextPreparer(ShotQueue):
-    "The past, in memory before it is needed"
+    "The context, in the cache before it is needed"
     def restore(self,
         shots:list,          # `ContextFrames`s of the shots that may be looked back at, oldest first
         count:int|None=None, # Shots of the story so far; by default the last of these was the last
     ):
-        "Go on after other shots; what is in memory stays if it is the same past"
+        "Go on after other shots; what is cached stays if it is the same context"
         count = (shots[-1].number + 1 if shots else 0) if count is None else count
         history = self.history
         same = (count == history.count and len(shots) == len(history.shots)
@@ -345,7 +345,7 @@ class ContextPreparer(ShotQueue):
         history.restore(shots, count)
 
     def prepare(self)->list: # Shots of the context frames
-        """Put the next shot's context into memory; nothing of it depends on the next prompt, so it is done before
+        """Put the next shot's context into the cache; nothing of it depends on the next prompt, so it is done before
         that comes"""
         if self.ready is None:
             latents, rows, captions, text = self.history.context()
@@ -424,7 +424,7 @@ class ShotMaker(ContextPreparer):
         caption = self.caption if request.caption is None else request.caption
         text = self.pipe.caption_features(caption, request.prompt, k)          # 1 l d
         rows = self.prepare() if k else self.prepare_first(text, request.image)
-        self.ready, self.current = None, shot                    # from here on the memory belongs to this shot
+        self.ready, self.current = None, shot                    # from here on the cache belongs to this shot
         shot.text, shot.early = text[0], self.history.begin()
         shot.maker = self.film(shot, rows)
         return shot

@@ -126,7 +126,7 @@ def open_shot(
     text,               # (b, s, l, d) their captions, or what `model.encode_text_kv` made of them
     phi:float=1/6,
 ):
-    "A new shot begins: forget the old one, remember its context"
+    "A new shot begins: reset the cache, write the clean KV of its context"
     cache.reset()
     cache.expect(context=True)
     if len(context_rows): write_clean_kv(model, cache, context, context_rows, text, phi)
@@ -145,7 +145,7 @@ def generate_chunks(
     noise=None,         # Of the shot: a generator, the initial noise, or a source, see `noise_source`
     on_step=None,       # See `denoise_chunk`
 ): # Yields (b, 3, z, h, w) clean latents, chunk by chunk; the last may be shorter
-    "Chunk after chunk: film, hand over, remember"
+    "Chunk after chunk: denoise, hand over, write clean KV"
     source, steps = noise_source(noise), len(student_steps(sampling.steps))
     chunks = shot.chunk[0].tolist()
     starts = [i for i in range(len(chunks)) if i == 0 or chunks[i] != chunks[i-1]] + [len(chunks)]

@@ -19,7 +19,7 @@ class FrameTable:
     position: Tensor  # Where it stands on the time axis, p
     caption: Tensor   # Which of the story's captions it reads
     sigma: Tensor     # How noisy it is: 0 clean, 1 noise
-    target: Tensor    # Is it being made (True), or remembered (False)?
+    target: Tensor    # Is it being made (True), or context (False)?
     chunk: Tensor     # Which chunk of its shot it belongs to; -1 for context
 
     def __post_init__(self):

@@ -199,7 +199,7 @@ class KVCache(HeldFrames):
 
     @property
     def bytes(self)->int:
-        "Memory that keys and values take"
+        "Bytes that keys and values take"
         return sum(t.numel()*t.element_size() for pair in self.past if pair is not None for t in pair)
 
 # %% ../../nbs/14_kv_cache.ipynb #1c129d7e
@@ -236,7 +236,7 @@ class FramePlaces(KVCache):
         "Give the query frames their places; whoever lay there is out of everybody's sight"
         f, held = len(self.query_rows), len(self.frames)
         if self.context and held + f > self.budget:
-            raise ValueError(f"{held + f} context frames do not fit a memory for {self.budget}")
+            raise ValueError(f"{held + f} context frames do not fit a cache for {self.budget}")
         if not self.context and f > self.window:
             raise ValueError(f"a chunk of {f} frames does not fit a window of {self.window}")
         self.mine = list(range(held, held+f)) if self.context else [self.slot(self.made+i) for i in range(f)]
@@ -304,5 +304,5 @@ class StaticKVCache(FramePlaces):
 
     @property
     def bytes(self)->int:
-        "Memory that keys and values take, from the first frame to the last of a story"
+        "Bytes that keys and values take, from the first frame to the last of a story"
         return self.store.numel()*self.store.element_size()
