@@ -477,9 +477,8 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
         Args:
             prompt (`str`, `list[str]`, `dict`, `Script` or `Path`):
                 What to film. A text is one shot, a list of texts the shots of one story (not a batch); every shot
-                sees frames of
-                the ones before it. A `dict` or `Script` is a story with its own captions and lengths; a `Path`, or a text that
-                ends in `.json`, a story file.
+                sees frames of the ones before it. A `dict` or `Script` is a story with its own captions and lengths; a
+                `Path`, or a text that ends in `.json`, a story file.
             caption (`str`, *optional*):
                 What holds for all shots: who plays, and where. Only for texts; stories have their own.
             negative_prompt (`str`, *optional*):
@@ -509,8 +508,8 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
                 A `Film`, or the tuple `(frames,)`.
             callback_on_step_end (`Callable`, *optional*):
                 Called as `callback(pipe, step, timestep, {"latents": ...})` after every denoising step; `step` counts
-                the steps of the whole call. Latents are the student's x0-prediction of its chunk (1, 3, z, h, w), or the
-                teacher's noisy shot. A returned dict may replace them.
+                the steps of the whole call. Latents are the student's x0-prediction of its chunk (1, 3, z, h, w), or
+                the teacher's noisy shot. A returned dict may replace them.
             callback_on_step_end_tensor_inputs (`list[str]`, *optional*):
                 What the callback gets; only `"latents"` is there.
             teacher (`bool`, defaults to `False`):
