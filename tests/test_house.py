@@ -15,12 +15,8 @@ NAMES = [p.relative_to(PACKAGE).as_posix() for p in MODULES]
 MOST = 8                                                 # parameters of a function
 # Constructors and what has diffusers' or torch's own signature may have more
 SHAPED = {"__init__", "__call__", "forward", "from_pretrained"}
-# The same, one level below: what `forward` does for one block and for all, and every option of a command's library call
-KNOWN = {("model/transformer.py", "block_forward"): "the compiled body of `ShotBlock.forward`",
-         ("model/transformer.py", "through_blocks"): "the loop of `ShotTransformer.forward`",
-         ("model/checkpoints.py", "convert"): "the options of `load_shotstream`, and a target",
-         ("data/footage.py", "prepare"): "the options of `shotstream prepare`",
-         ("train/stages.py", "generate_ode_pairs"): "a stage of its own, without a `Stage` to hold its options"}
+# What waits to be grouped
+KNOWN = {("train/stages.py", "generate_ode_pairs"): "a stage of its own, without a `Stage` to hold its options"}
 # A git commit is one
 OTHER = {("evaluate/bench_gpu.py", "commit")}
 # Names that these pages once had for what the field has a word for, with the words that replace them (the glossary)

@@ -324,7 +324,7 @@ def _train_arguments(commands):
 
 # %% ../../nbs/backstage/app/cli.ipynb #b710003a
 def _exam_arguments(commands):
-    e = commands.add_parser("evaluate", help="measure what a model obeys and remembers",
+    e = commands.add_parser("evaluate", help="measure prompt adherence and memory of a model",
                             description="Film unseen shots and let the classifier read them: 0 is guessing, 1 is as "
                                         "good as pixels allow.")
     e.add_argument("-n", type=whole_option(16, 10**6), default=256, help="how many shots (default: %(default)s)")
@@ -358,13 +358,14 @@ def _bench_arguments(commands):
     b.add_argument("-o", "--output", default=None, help="also write the figures as JSON")
     b.set_defaults(run=bench)
 
+# %% ../../nbs/backstage/app/cli.ipynb #9d317a0c
 def _plan_arguments(commands):
     n = commands.add_parser("plan", help="what a shot costs and what fits on which card",
                             description="Operations, bytes and options of the 1.3B model, counted from shapes: "
                                         "nothing is measured, nothing is loaded.")
     n.add_argument("--model", default="1.3B", help="'1.3B', 'toy', or a folder (default: %(default)s)")
     n.add_argument("--window", type=whole_option(3, 21), default=21,
-                   help="latent frames of the local memory (default: %(default)s)")
+                   help="latent frames of the local cache (default: %(default)s)")
     n.add_argument("--fp8", action="store_true", help="linear layers in 8 bits: `fp8_linears`")
     n.add_argument("--text", choices=("gpu", "visits", "cpu", "released"), default="gpu",
                    help="where the text encoder is; visits: it comes to the GPU for every prompt "
@@ -389,6 +390,7 @@ def _prepare_arguments(commands):
     r.add_argument("--device", default="cpu", help="for --latents: cpu or cuda (default: %(default)s)")
     r.set_defaults(run=prepare)
 
+# %% ../../nbs/backstage/app/cli.ipynb #37b1d0bf
 def _convert_arguments(commands):
     c = commands.add_parser("convert", help="rename a checkpoint: ShotStream's and Wan's files <-> diffusers folders",
                             description="Read any checkpoint of Wan's transformer, strictly, and write it as a "

@@ -54,7 +54,7 @@ def cache_picture(
     newest:int=0,  # How many of them are new
     cell:int=12,
 )->bytes:
-    "What is held and what is looked at, as squares with bars (PNG)"
+    "What is held and what is attended to, as squares with bars (PNG)"
     new = sorted(f for f, _ in shares)[-newest:] if newest else []
     image = Image.new("RGB", (cell*27, cell*4), GROUND)
     highest = max([part for _, part in shares], default=1.)
@@ -198,6 +198,7 @@ STYLE = """<style>
 .shotstream-desk a {color: var(--jp-content-link-color)}
 </style>"""
 
+# %% ../../nbs/21_desk.ipynb #70a00bdb
 class DeskLayout(Panel):
     "The widgets of a `Desk`"
     def build(self, caption):
@@ -314,9 +315,9 @@ class DeskSliders(DeskSide):
             value=getattr(settings, name), min=low, max=high, description=text, tooltip=tip, layout=wide)
         sliders = dict(
             phi=W.FloatSlider(value=settings.phi, min=0, max=.5, step=1/24, description="φ", readout_format=".3f",
-                              tooltip="phase jump of the clocks at a cut (§4.2)", layout=wide),
+                              tooltip="phase jump of RoPE at a cut (§4.2)", layout=wide),
             budget=whole("budget", 1, 6, "context", "frames of the past, B (§4.1)"),
-            window=whole("window", 3, 21, "window", "latent frames of this shot that are remembered (§4.2)"),
+            window=whole("window", 3, 21, "window", "latent frames of this shot in the local cache (§4.2)"),
             steps=whole("steps", 1, 8, "steps", "denoising steps per chunk"))
         for name, slider in sliders.items():
             slider.observe(lambda change, name=name: self.guarded(self.turn, name, change["new"]), "value")

@@ -277,7 +277,7 @@ def shot_file(
     number:int,     # In the story, counted from 0
     before:str="",  # Name of the file of the shot before it
 )->tuple:           # Name, and content as `bytes`
-    "A shot as a file: pixels, caption and stills without loss, and what is needed to film it again"
+    "A shot as a file: pixels, caption and context frames without loss, and what is needed to film it again"
     about = dict(caption=shot.caption, prompt=shot.prompt, latents=shot.latents, seed=shot.seed,
                  settings=asdict(shot.settings), number=number, before=before)
     tensors = {"video": shot.video, "text": shot.text}
@@ -319,12 +319,13 @@ def save_story(
 )->dict:              # Name of branch -> names of the files of its shots
     "`shots/`, a file for each; `director.json`, all that is needed to go on; and `story.json`, for people"
     folder = Path(folder)
+    branches = save_shots(folder, story)
     about = dict(caption=caption, seed=seed, size=list(size), settings=asdict(settings), name=story.name,
-                 branches=save_shots(folder, story))
+                 branches=branches)
     write_json(folder/INDEX, dict(about, checksum=checksum(json.dumps(about, sort_keys=True).encode())))
     shots = tuple(ShotPrompt(t.prompt, len(t.video), picture_of(folder, t)) for t in story.shots)
     save_script(Script(caption, shots, "", seed), folder/"story.json")
-    return about["branches"]
+    return branches
 
 # %% ../../nbs/20_director.ipynb #5ed81610
 BACKUP = "take the folder from a backup, or film what is missing again"
@@ -605,6 +606,7 @@ def check_model(pipe:ShotComponents, story:StoryState, where):
             raise InputError("this story was filmed with another model; open it with that one, or choose another "
                              "folder", where)
 
+# %% ../../nbs/20_director.ipynb #673670c1
 class DirectorState:
     "What a `Director` holds, and what can be seen of it"
     def __init__(self,
@@ -623,7 +625,7 @@ class DirectorState:
         self.took = deque(maxlen=21)
         # nothing to film, and "idle" was said; nothing to do at all
         self.idle_reported = self.idle = True
-        # prepared: the past that is in the stream's memory
+        # prepared: the past that is in the stream's cache
         self.closed, self.prepared = False, None
         if self.caption.strip(): pipe.check(self.caption, "")
         # why something is not, or no longer, in the folder; "" if all is well. When to try again
@@ -725,7 +727,7 @@ class DirectorState:
 RETRY, SAVE_WITHIN = 5., 2. # Seconds: to wait after a failed save; that filming may put off a save
 
 class StoryKeeper(DirectorState):
-    "Stills and files of what is finished"
+    "Context frames and files of what is finished"
     @torch.no_grad()
     def context_of(self, k:int, shot:Shot)->ContextFrames:
         "What later shots may look back at; encoded when that is first wanted"
@@ -790,13 +792,13 @@ class StoryKeeper(DirectorState):
 class ShotFilmer(StoryKeeper):
     "Makes what the timeline wants"
     def is_prepared(self, history, settings:Settings)->bool:
-        "Are these shots in the stream's memory already?"
+        "Are these shots in the stream's cache already?"
         if self.prepared is None: return False
         shots, then = self.prepared
         return settings == then and len(history) == len(shots) and all(a is b for a, b in zip(history, shots))
 
     def _place(self, history, settings:Settings):
-        "Give the stream these shots as its past; what is in its memory stays if it is the same past"
+        "Give the stream these shots as its past; what is cached stays if it is the same past"
         self.prepared = None
         self.stream.change(**asdict(settings))
         pinned, oldest = {k for k, _ in settings.pinned}, len(history) - settings.budget
@@ -804,7 +806,7 @@ class ShotFilmer(StoryKeeper):
                             len(history))
 
     def _prepare(self):
-        "Nothing to film: bring the past into memory, so that the next prompt's frames come sooner"
+        "Nothing to film: bring the context into the cache, so that the next prompt's frames come sooner"
         with self.lock: history, settings = self.timeline.story.shots, self.settings
         try:
             self._place(history, settings)
@@ -832,7 +834,7 @@ class ShotFilmer(StoryKeeper):
                 self._place(history, shot.request.settings)
                 self.stream.begin(shot)
             frames = next(shot)
-            if frames.latent+1 == shot.request.latents: next(shot, None)      # the last stills of the shot
+            if frames.latent+1 == shot.request.latents: next(shot, None)      # the last context frames of the shot
             if frames.latent+1 == shot.wanted and self.stream.switching is not None: self._too_late()
             self.took.append((time.perf_counter() - start, len(frames.video)))
         except Exception as e:

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['LOOK', 'BACK', 'HEADER', 'KINDS', 'RECIPE', 'find_shots', 'clip_length', 'frames_at', 'cover', 'read_shots',
-           'Sidecar', 'read_sidecar', 'encode_shot', 'stills_of', 'save_latents', 'codec_mark', 'ClipMaker', 'Prepared',
-           'prepare']
+           'Sidecar', 'read_sidecar', 'encode_shot', 'stills_of', 'save_latents', 'codec_mark', 'ClipSettings',
+           'ClipMaker', 'Prepared', 'prepare']
 
 # %% ../../nbs/backstage/data/footage.ipynb #6533046f
 import csv, io, math, os, shutil
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import islice
 from pathlib import Path
 import numpy as np
+from fastcore.meta import delegates
 from tqdm.auto import tqdm
 from .script import FPS, MAX_FRAMES, inside, load_script, read_json
 from .video import film_writer, frames_of, open_film, upright
@@ -247,23 +248,42 @@ def codec_mark(vae)->str|None: # Hash of all weights and settings of a codec, `N
     return digest.hexdigest()[:16]
 
 @dataclass(frozen=True)
+class ClipSettings:
+    "Where films are cut, and what clips look like (`InputError`: what cannot be)"
+    size:tuple=(480, 832)   # Height and width of the pictures
+    fps:float=FPS           # Frames per second
+    threshold:float=2.5     # Of `find_shots`: higher finds fewer cuts
+    longest:int=MAX_FRAMES  # Longer shots are cut off
+    shortest:int=9          # Shots with fewer frames are left out
+    per_clip:int=5          # Shots in a clip at most
+
+    def __post_init__(self):
+        check_fps(self.fps)
+        number("threshold", self.threshold)
+        whole("longest", self.longest, 1, MAX_FRAMES)
+        whole("shortest", self.shortest, 1, self.longest)
+        whole("per_clip", self.per_clip)
+
+@dataclass(frozen=True)
 class ClipMaker:
     "Makes clips of one film after the other; see `prepare` for the fields"
     output:Path
-    caption:object; size:tuple; fps:float; vae:object; threshold:float; longest:int; shortest:int; per_clip:int
+    settings:ClipSettings
+    caption:object=None; vae:object=None
     codec:str|None=None    # `codec_mark(vae)`
 
     def film(self, path): # Rows of the CSV
         "All clips of a film"
-        side, length = read_sidecar(path), lambda span: clip_length(span[1]-span[0], self.fps, self.longest)
-        spans = side.spans or find_shots(path, self.threshold)
-        kept = [s for s in spans if length(s) >= self.shortest]
+        s, side = self.settings, read_sidecar(path)
+        length = lambda span: clip_length(span[1]-span[0], s.fps, s.longest)
+        spans = side.spans or find_shots(path, s.threshold)
+        kept = [span for span in spans if length(span) >= s.shortest]
         if not kept:
-            raise InputError(f"too short: {max(b-a for a, b in spans):.2f} s, a shot has at least {self.shortest} "
-                             f"frames at {self.fps:g} per second")
+            raise InputError(f"too short: {max(b-a for a, b in spans):.2f} s, a shot has at least {s.shortest} "
+                             f"frames at {s.fps:g} per second")
         _check_captions(side, kept, self.caption)
-        shots, rows = read_shots(path, kept, self.size, self.fps, self.longest), []
-        for part in np.array_split(range(len(kept)), math.ceil(len(kept)/self.per_clip)): # clips of nearly equal length
+        shots, rows = read_shots(path, kept, s.size, s.fps, s.longest), []
+        for part in np.array_split(range(len(kept)), math.ceil(len(kept)/s.per_clip)):    # clips of nearly equal length
             rows.append(self.clip(f"{path.stem}_{len(rows):03d}", shots, [length(kept[i]) for i in part], side.caption,
                                   [side.shots[i] for i in part if side.shots]))
         return rows
@@ -271,7 +291,7 @@ class ClipMaker:
     def clip(self, name, shots, lengths, story, texts): # Row of the CSV
         "Take the next shots from the generator and write film, latents and captions"
         middles, latents, file = [], [], lambda kind: self.output/f"{name}{kind}"
-        with film_writer(file(".mp4"), self.size, self.fps) as add:
+        with film_writer(file(".mp4"), self.settings.size, self.settings.fps) as add:
             for k, frames in enumerate(islice(shots, len(lengths))):
                 add(frames)
                 middles.append(frames[len(frames)//2])
@@ -294,8 +314,8 @@ def _note(maker, film):
 def _made_from(maker, film):
     "All that a film's clips depend on, except what the caption callable is"
     files = [f.stat() for f in (film, film.with_suffix(".json"), film.with_suffix(".txt")) if f.is_file()]
-    settings = [RECIPE, *maker.size, float(maker.fps), maker.threshold, maker.longest, maker.shortest, maker.per_clip,
-                maker.codec]
+    size, fps, *rest = astuple(maker.settings)
+    settings = [RECIPE, *size, float(fps), *rest, maker.codec]
     return [film.name, settings, [[s.st_size, s.st_mtime_ns] for s in files]]
 
 def _is_row(row):
@@ -387,33 +407,25 @@ def _is_text(name):
     return True
 
 # %% ../../nbs/backstage/data/footage.ipynb #7c1fe5d9
+@delegates(ClipSettings)
 def prepare(
     folder,                 # Of films, with captions beside them: see `read_sidecar`
     output,                 # Another folder; nothing is written outside of it
     caption=None,           # `caption(frames) -> str`, asked where there is no sidecar; frames are (n, h, w, 3) uint8
-    size=(480, 832),        # Height and width of the pictures
-    fps:float=FPS,          # Frames per second
     vae=None,               # Also encode: a codec that normalises inside, like `ToyVAE` and `WanVAE`
-    threshold:float=2.5,    # Of `find_shots`: higher finds fewer cuts
-    longest:int=MAX_FRAMES, # Longer shots are cut off
-    shortest:int=9,         # Shots with fewer frames are left out
-    per_clip:int=5,         # Shots in a clip at most
     progress:bool=True,     # Show a bar?
+    **kwargs,
 )->Prepared:
     """Films -> captioned clips in ShotStream's published format, `clips.csv`. Stop and start again as you like.
 
     A film that cannot be used costs one line of the report. `InputError`: folders or settings that cannot be;
     `WriteError`: the disk is full, what is finished stays, and the same call goes on"""
     folder, output = Path(folder), Path(output)
-    check_fps(fps)
-    number("threshold", threshold)
-    whole("longest", longest, 1, MAX_FRAMES)
-    whole("shortest", shortest, 1, longest)
-    whole("per_clip", per_clip)
-    size = check_size(size, 16 if vae is not None else 2)
+    settings = ClipSettings(**kwargs)
+    settings = replace(settings, size=check_size(settings.size, 16 if vae is not None else 2))
     _check_folders(folder, output)
     with foreign(output, "choose another folder", "cannot be made"): (output/"done").mkdir(parents=True, exist_ok=True)
-    maker = ClipMaker(output, caption, size, fps, vae, threshold, longest, shortest, per_clip, codec_mark(vae))
+    maker = ClipMaker(output, settings, caption, vae, codec_mark(vae))
     made, skipped, kept = [], [], []
     films, bad = _films(folder)
     try:

@@ -129,6 +129,7 @@ def open_film(path):
         raise InputError(f"{what} ({shown(type(e).__name__)})", path) from e
     with film: yield film, stream
 
+# %% ../../nbs/backstage/data/video.ipynb #a7396e02
 def _damage(path, count, seconds, what):
     return InputError(f"damaged: {count} frames ({seconds:.2f} s) can be read, then {what}; copy the film again, or "
                       f"cut "
@@ -173,6 +174,7 @@ def _length(film, stream): # Seconds that a film says it has; 0 if it does not s
     if stream.duration: return float(stream.duration*stream.time_base)
     return film.duration/1e6 if film.duration and len(film.streams) == 1 else 0.
 
+# %% ../../nbs/backstage/data/video.ipynb #5cba71e3
 def upright(
     picture, frame, # (h, w, 3) array made of an `av.VideoFrame`, and that frame
 ):                  # (h, w, 3) or (w, h, 3)

@@ -22,7 +22,7 @@ from ..model.transformer import ShotTransformer
 # %% ../../nbs/backstage/evaluate/bench_train.ipynb #b4ce655b
 def matmul_peak(
     device="cpu", dtype=torch.bfloat16,
-    size:int=None,     # Rows and columns; by default large enough for the device
+    size:int|None=None, # Rows and columns; by default large enough for the device
     seconds:float=1.,
 )->float: # Floating point operations per second
     "The fastest of many large matrix products: what this machine can do, not what a data sheet says"

@@ -77,7 +77,7 @@ def pass_flops(
     key_frames:int,    # Frames in sight, these included
     captions:int=0,    # That are read inside this pass, not before
     length:int=512,    # Tokens per caption
-    predict:bool=True, # Without: only fill the memory
+    predict:bool=True, # Without: only fill the cache
 )->dict:               # {part: operations}
     "What one pass of the transformer costs, two operations per multiplication and addition"
     c = SimpleNamespace(**config)
@@ -205,7 +205,7 @@ def frame_sizes(
 CHUNK = 3   # latent frames (published)
 
 def _chunks(latents, denoise, decode, steps, budget, room):
-    "Stages of all chunks: looks, frames, and a commit if another chunk comes"
+    "Stages of all chunks: denoising steps, frames, and a clean pass if another chunk comes"
     for start in range(0, latents, CHUNK):
         frames, k = min(CHUNK, latents-start), start//CHUNK
         key_frames = budget + min(start+frames, room)
@@ -230,11 +230,11 @@ def shot_work(
     def use_codec(name, step, chunk=-1): return Stage(name, {"codec": codec[step].flops}, codec[step].moved, chunk, 1)
     context = denoise("context", -1, budget, budget, min(number, budget) or 1)  # every shot of the past has its caption
     text = Stage("text", text_flops(pipe.text_encoder.config, length), weight_bytes(pipe.text_encoder))
-    read = Stage("text_kv", text_kv_flops(config, length), 0)                 # its weights are a small part of a look's
+    read = Stage("text_kv", text_kv_flops(config, length), 0)                 # its weights are a small part of a step's
     history = History(None, budget)
     history.count = number
     stills = len(history.wanted(1 + 4*(latents-1)))
-    return [*((context, text) if number else (text, context)), read, # a past is put into memory before the prompt comes
+    return [*((context, text) if number else (text, context)), read, # a context is cached before the prompt comes
             *_chunks(latents, denoise, lambda k, i: use_codec("decode", "next" if i else "first", k), steps, budget,
                      window+sink),
             *[use_codec("encode", "encode")]*stills]
@@ -269,7 +269,7 @@ def ideal_seconds(
 def gantt(
     stages,              # As from `shot_work`
     rates=RATES["bf16"], # See `ideal_seconds`
-    ready:bool=True,     # Was the context put into memory before the prompt came?
+    ready:bool=True,     # Was the context cached before the prompt came?
 )->list: # (stage, start, stop) in seconds after the prompt
     "Stages one after the other"
     seconds = [ideal_seconds(s, rates) for s in stages]
@@ -340,7 +340,7 @@ def memory_plan(
     d = c.num_attention_heads*c.attention_head_dim
     parts = {"transformer": weight_bytes(pipe.transformer, dtype, fp8), "codec": weight_bytes(pipe.vae, dtype),
              "text encoder": text_bytes if text == "gpu" else 0,
-             "global memory, the context": budget*frame, "local memory, this shot": (window+sink)*frame,
+             "global cache, the context": budget*frame, "local cache, this shot": (window+sink)*frame,
              "caption, read": 2*c.num_layers*pipe.tokenizer.model_max_length*d*dtype.itemsize,
              "codec's own memory": codec["next"].kept,
              "pixels of this shot": LONGEST*math.prod(size)*3*(
@@ -385,7 +385,7 @@ def fits_table(
 
 # %% ../../nbs/gpu/24_seconds.ipynb #163aa4ff
 class NoCache:
-    "Stands in for a transformer and its memory: keeps clean latents, and looks at all of them again in every look"
+    "Stands in for a transformer and its KV cache: keeps clean latents, and computes all of them again in every step"
     gradient = "detached"
     def __init__(self, model:ShotTransformer):
         self.model, self.device, self.dtype = model, model.device, model.dtype

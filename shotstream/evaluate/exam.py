@@ -13,6 +13,7 @@ __all__ = ['SHOT', 'HERO', 'evaluation_story', 'seen_before', 'chance_answer', '
 import math, random
 from collections import defaultdict
 from functools import lru_cache
+from typing import Any
 import torch
 from tqdm.auto import tqdm
 from dataclasses import asdict, dataclass, replace
@@ -337,7 +338,7 @@ class EvaluationOptions:
             if (value := getattr(self, name)) is not None and value < 2: raise ValueError(f"{name}={value}: at least 2")
 
 # %% ../../nbs/backstage/evaluate/exam.ipynb #9b1f2b0e
-def _plain(x): # For JSON: what is no number is `None`
+def _plain(x)->Any: # For JSON: what is no number is `None`
     if isinstance(x, dict): return {k: _plain(v) for k, v in x.items()}
     if isinstance(x, (list, tuple)): return [_plain(v) for v in x]
     return (round(x, 5) if math.isfinite(x) else None) if isinstance(x, float) else x

@@ -86,7 +86,8 @@ ALONE = dict(codec=make_codec, classifier=make_classifier)
 
 def train_toy(
     run:ToyRun,
-    only:str=None, # One of `MAKERS` or `ALONE`: what comes before it is there already, and it may take all the minutes
+    # One of `MAKERS` or `ALONE`: what comes before it is there already, and it may take all the minutes
+    only:str|None=None,
 )->Path:           # Folder of the pipeline
     "Text encoder, base, teacher, ODE pairs, ODE start, stages 1 and 2, a control, decoder refit, evaluation and card"
     if only in ALONE: ALONE[only](run)

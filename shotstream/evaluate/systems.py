@@ -11,6 +11,7 @@ __all__ = ['TEXTS', 'PLACES', 'CUTS', 'OBJECTIVES', 'TOGETHER', 'CHUNKS', 'SYSTE
 
 # %% ../../nbs/backstage/evaluate/systems.ipynb #2adac210
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
@@ -63,7 +64,7 @@ class Schedule:
 class Clock:
     "Axis D: `(p + gap k) ω + phi k` for position p and shot k"
     gap:float=0.     # Frames that a cut lasts
-    phi:float=0.     # Radians that all clocks jump at a cut
+    phi:float=0.     # Radians that all frequencies jump at a cut
 
 # %% ../../nbs/backstage/evaluate/systems.ipynb #954fd97f
 def same_shot(q:FrameTable, k:FrameTable)->Tensor: # (b, fq, fk) bool
@@ -87,7 +88,7 @@ def shot_or_openings(q:FrameTable, k:FrameTable)->Tensor: # (b, fq, fk) bool
 @dataclass(frozen=True)
 class Mask:
     "Axis B: a visibility rule, and the blocks that keep to it; in the others everybody sees everybody"
-    rule:callable=bidirectional_mask  # `rule(q, k)` -> (b, fq, fk) bool
+    rule:Callable=bidirectional_mask  # `rule(q, k)` -> (b, fq, fk) bool
     blocks:tuple=(0., 1.)             # Parts of the depth between which blocks keep to it
 
     def masked(self, layers:int)->range:
@@ -175,6 +176,7 @@ class CachePolicy:
         if self.top and self.recent is None:
             raise ValueError("top chooses beside recent frames: say how many are recent")
 
+# %% ../../nbs/backstage/evaluate/systems.ipynb #b5237fec
 class CacheBook:
     "Numbers of the frames that are held, in time order; which are seen, and where they stand"
     def __init__(self, policy:CachePolicy):
@@ -199,7 +201,7 @@ class CacheBook:
         return others[-room:] if room > 0 else []
 
     def sight(self,
-        asking:list, # Numbers of the frames that look
+        asking:list, # Numbers of the query frames
     )->list:         # Numbers of held frames that they see, in time order
         "Who is seen"
         stay, others = self.split()
@@ -246,9 +248,9 @@ class CacheBook:
         return again
 
     def choose(self,
-        scores:dict, # Held frame -> how much it is looked at
+        scores:dict, # Held frame -> how much attention it gets
     ):
-        "Keep the sink, the most looked at and the most recent"
+        "Keep the sink, the most attended to and the most recent"
         p = self.policy
         if not p.top: return
         others = [f for f in self.held if f not in self.sinks]
@@ -261,7 +263,7 @@ class CacheBook:
 class FilmCache(KVCache):
     """What a `CachePolicy` keeps of a whole film. `ask(numbers)` says which frames come next, then it is a `KVCache`.
 
-    Keys are kept before their clocks turn; `importance` is how much every frame in sight was looked at in block
+    Keys are kept before rotation (pre-RoPE); `importance` is how much attention every frame in sight got in block
     `watched`."""
     def __init__(self, layers:int, policy:CachePolicy):
         self.book, self.importance = CacheBook(policy), {}
@@ -322,10 +324,10 @@ class System:
     mask:Mask=Mask()                 # B
     text:str="own"                   # C: one of `TEXTS`
     clock:Clock=Clock()              # D
-    schedule:Schedule=None           # E
+    schedule:Schedule|None=None      # E
     cache:CachePolicy|None=None      # F: `None`: nothing is cached; a "next" system that is causal has its dual cache
     objective:str="flow"             # G: one of `OBJECTIVES`
-    card:Card=None
+    card:Card|None=None
 
     def axes(self)->dict: # name of the axis -> what it says
         "For a table"
@@ -420,6 +422,7 @@ def film_table(
     return FrameTable(row(shot), row(position), row(shot), row(torch.ones(len(shot))),
                       row(torch.ones(len(shot), dtype=torch.bool)), row(torch.tensor(chunks)))
 
+# %% ../../nbs/backstage/evaluate/systems.ipynb #9627c502
 class Filming:
     "A film in the making, of b stories at once: `run` makes it"
     def __init__(self,
@@ -428,7 +431,7 @@ class Filming:
         text:Tensor,       # (b, s, l, d), as in `route_text`
         shape,             # (z, h, w) of a latent
         noise=None,        # A generator, the initial noise of the film, or a source, see `noise_source`
-        recode=None,       # `recode(latents)` -> the last of (b, f, z, h, w), encoded as a still; for `overlap`
+        recode=None,       # `recode(latents)` -> the last of (b, f, z, h, w), encoded alone; for `overlap`
     ):
         self.model, self.system, self.table, self.shape, self.recode = model, system, table, tuple(shape), recode
         self.source, self.sigmas, layers = noise_source(noise), system.schedule.sigmas(), len(model.blocks)
@@ -489,7 +492,7 @@ class Filming:
             self.write(again)
 
     def still(self, number:int):
-        "A restart has no past: its first frame becomes a still"
+        "A restart has no past: its first frame is encoded alone"
         film = torch.cat([z for z in self.made if z is not None], 1)
         chunk = next(c for c, (a, b) in enumerate(self.spans) if a <= number < b)
         self.made[chunk] = self.made[chunk].clone()
@@ -526,7 +529,7 @@ class Filming:
 
     def run(self,
         exit_step:int|None=None, # `None`: film; else the row of every `steps` that has the gradient
-    )->Tensor:                   # (b, f, z, h, w); with `exit_step` what that row believes
+    )->Tensor:                   # (b, f, z, h, w); with `exit_step` that row's x0-prediction
         "From noise to film"
         matrix, kept = self.system.schedule.matrix(len(self.spans)), [None]*len(self.spans)
         stops = exit_step is not None and self.system.schedule.lag != 1      # nobody needs the steps after it
@@ -575,6 +578,7 @@ def memory_table(
     past = torch.arange(-memory*spacing, 0, spacing)
     return replace(table, position=torch.cat([past, torch.arange(latents)])[None])
 
+# %% ../../nbs/backstage/evaluate/systems.ipynb #50834ff2
 @torch.no_grad()
 def film_with_memory(
     model, system:System, models:Models, # `classifier` gives features of frames
@@ -597,6 +601,7 @@ def film_with_memory(
             bank.append(still)
     return shots
 
+# %% ../../nbs/backstage/evaluate/systems.ipynb #c5de8e50
 @torch.no_grad()
 def film_next_shots(
     shoot,            # `shoot(context, table, text)` -> (b, f, z, h, w): one shot

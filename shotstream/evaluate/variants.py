@@ -243,7 +243,7 @@ class SystemFilms:
         return vae.encode(video[:, :, -1:]).latent_dist.mode().transpose(1, 2)
 
     def noised(self, student, x0, table, text, draw)->Tensor:
-        "CausVid: no rollout. True films, every chunk at a level of its own, and one look under a causal mask"
+        "CausVid: no rollout. True films, every chunk at a level of its own, and one pass under a causal mask"
         sigmas = torch.tensor(self.system.schedule.sigmas()[:-1], device=x0.device)
         level = torch.randint(len(sigmas), (len(x0), int(table.chunk.max())+1), generator=draw.cpu).to(x0.device)
         sigma = sigmas[level].gather(1, table.chunk)
@@ -282,7 +282,7 @@ class FilmStudentLoss(nn.Module):
 # %% ../../nbs/backstage/evaluate/variants.ipynb #91f8de68
 class NetworkStage(Stage):
     "Players, and one network that is written at the end"
-    def __init__(self, name:str, network:ShotTransformer, players:dict, more:dict=None):
+    def __init__(self, name:str, network:ShotTransformer, players:dict, more:dict|None=None):
         self.name, self.network, self.players, self.more = name, network, players, more or {}
     def finish(self, folder):
         self.network.save_pretrained(folder/"transformer")

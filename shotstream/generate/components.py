@@ -62,8 +62,8 @@ def as_ours(
     model, # One of these, or diffusers' class that it extends, or `None`
 ):         # The same weights, not copied, in `cls`
     "Let our class hold the weights of a stock diffusers model"
-    base = cls.__bases__[-1]
-    if type(model) is not base: return model
+    stock = next(c for c in cls.__mro__ if c.__module__.startswith("diffusers."))
+    if type(model) is not stock: return model
     with torch.device("meta"): ours = cls.from_config(model.config)
     ours.load_state_dict(model.state_dict(), assign=True)
     ours.requires_grad_(any(p.requires_grad for p in model.parameters()))
@@ -116,6 +116,7 @@ def load_tokenizer(
         tokenizer(["a word"], padding="max_length", truncation=True, max_length=tokenizer.model_max_length)   # it works
     return tokenizer
 
+# %% ../../nbs/backstage/generate/components.ipynb #6023623d
 def load_part(
     folder:Path, name:str,
     dtype=torch.float32,
@@ -135,6 +136,7 @@ def load_part(
         chosen = {k: v for k, v in options.items() if k in ("variant", "use_safetensors")}
         return load_text_encoder(folder/name, dtype, **chosen)
 
+# %% ../../nbs/backstage/generate/components.ipynb #61fc0d1f
 def types_of(
     dtype, # For all parts, or {"transformer": ..., "default": ...}
 )->dict:   # {part: `torch.dtype`} for all `PARTS`
@@ -170,6 +172,7 @@ def load_parts(
         parts["transformer"] = load_shotstream(weights, base=base, config=shape, dtype=types["transformer"])
     return {**given, **parts}
 
+# %% ../../nbs/backstage/generate/components.ipynb #8184c31f
 def check_parts(vae, text_encoder, tokenizer, transformer, teacher=None):
     "Complain (`InputError`) about parts that were not made for each other"
     for name, model in (("transformer", transformer), ("teacher", teacher)):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
@@ -38,6 +38,7 @@ from ..model.checks import choice, number, whole
 from ..model.files import InputError, shown
 from ..model.weights import as_dtype, check_numbers
 from ..model.wan_vae import WanVAE
+if TYPE_CHECKING: from typing_extensions import Self
 
 # %% ../../nbs/13_pipeline.ipynb #1fcfeebf
 _all_ = ["ASSETS", "check_card"]    # loading lives backstage, in `components`
@@ -173,7 +174,7 @@ class LoadedPipeline(ShotComponents, DiffusionPipeline):
         # Parts that are there already (`transformer=...`, `vae=...`), options of `__init__`, `use_safetensors`,
         # `low_cpu_mem_usage`
         **kwargs,
-    )->"ShotStreamPipeline":
+    )->"Self":
         """Load a pipeline; transformers are always `ShotTransformer`s, whatever the folder's index says.
 
         `MissingFile` (an `OSError`): the folder or the hub has nothing, or parts are missing. `InputError` (a
@@ -199,7 +200,7 @@ class LoadedPipeline(ShotComponents, DiffusionPipeline):
     def from_pipe(cls,
         pipeline, # Of this class, or one of diffusers' with Wan's parts: its models become ours without a copy
         **kwargs, # Other parts or options
-    )->"ShotStreamPipeline":
+    )->"Self":
         "A new pipeline around the parts of another; nothing is copied, and nothing is converted unless `dtype` says so"
         known = set(inspect.signature(cls.__init__).parameters) - {"self", *PARTS}
         parts = {n: m for n, m in pipeline.components.items() if n in PARTS}
@@ -309,7 +310,7 @@ class StoryInputs:
         prompt,          # A shot's prompt, or a list of them: shots 0, 1, ... of one story
         caption:str="",  # Of the whole story
         negative_prompt:str|None=None, # Instead of the config's
-    )->tuple:            # (shots, l, d) prompt embeddings, and (1, l, d) of the negative prompt, or `None` for silence
+    )->tuple:            # (shots, l, d) prompt embeddings, and (1, l, d) of the negative prompt; `None`: null prompt
         "Prompts, as the transformer reads them. `ValueError` for words that the toy world does not know"
         shots = [prompt] if isinstance(prompt, str) else list(prompt)
         for p in shots: self.check(caption, p)
@@ -415,9 +416,9 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
         prompt_style:str="toy",
         # "uint8" or "float": what is encoded again as context, rounded or (published) not
         context_pixels:str="uint8",
-        # "clean" or "target": the noise level that the teacher is told of its context; "target" is published
+        # "clean" or "target": the noise level that the teacher is given for its context; "target" is published
         context_time:str="clean",
-        negative_prompt:str="",        # What guidance leads the teacher away from; "" is silence
+        negative_prompt:str="",        # What guidance leads the teacher away from; "" is the null prompt
         # How the teacher films if nobody says otherwise:
         guidance:float=TOY_GUIDANCE.text, history_guidance:float=TOY_GUIDANCE.history,
         guide_above:float=TOY_GUIDANCE.min_sigma, teacher_steps:int=TOY_SAMPLING.steps, # see `Guidance` and `Sampling`
@@ -426,9 +427,9 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
         DiffusionPipeline.__init__(self)
         check_settings(locals())
         check_parts(vae, text_encoder, tokenizer, transformer, teacher)
-        transformer, teacher = (as_ours(ShotTransformer, m) for m in (transformer, teacher))
         self.register_modules(vae=as_ours(WanVAE, vae), text_encoder=text_encoder, tokenizer=tokenizer,
-                              transformer=transformer, teacher=teacher)
+                              transformer=as_ours(ShotTransformer, transformer),
+                              teacher=as_ours(ShotTransformer, teacher))
         self.encoded_prompts, self.text_rests, self.text_visits = {}, False, True # see `TextParts`
         self.set_progress_bar_config(disable=True)
         self.register_to_config(
@@ -448,7 +449,7 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
         return Stream(self, caption, seed, size, keep_films, preview, **settings)
 
     def __call__(self,
-        prompt:str|list[str]|dict|Script|Path=None,
+        prompt:str|list[str]|dict|Script|Path|None=None,
         caption:str="",
         negative_prompt:str|None=None,
         height:int|None=None, width:int|None=None,
@@ -476,9 +477,8 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
         Args:
             prompt (`str`, `list[str]`, `dict`, `Script` or `Path`):
                 What to film. A text is one shot, a list of texts the shots of one story (not a batch); every shot
-                looks back at the ones
-                before it. A `dict` or `Script` is a story with its own captions and lengths; a `Path`, or a text that
-                ends in `.json`, a story file.
+                sees frames of the ones before it. A `dict` or `Script` is a story with its own captions and lengths; a
+                `Path`, or a text that ends in `.json`, a story file.
             caption (`str`, *optional*):
                 What holds for all shots: who plays, and where. Only for texts; stories have their own.
             negative_prompt (`str`, *optional*):
@@ -502,16 +502,14 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
                 channels; a single tensor for a single shot.
             output_type (`str`, defaults to `"pt"`):
                 `"pt"`: uint8 tensors (frames, height, width, 3). `"np"`: float arrays in [0, 1] of the same shape.
-                `"pil"`: lists of images.
-                `"latent"`: (1, latents, z, h, w). One film has no batch dimension:
+                `"pil"`: lists of images. `"latent"`: (1, latents, z, h, w). One film has no batch dimension:
                 `export_to_video(list(film.frames))` with `"np"`.
             return_dict (`bool`, defaults to `True`):
                 A `Film`, or the tuple `(frames,)`.
             callback_on_step_end (`Callable`, *optional*):
                 Called as `callback(pipe, step, timestep, {"latents": ...})` after every denoising step; `step` counts
-                the steps of the whole call.
-                Latents are the student's estimate of its clean chunk (1, 3, z, h, w), or the teacher's noisy shot. A
-                returned dict may replace them.
+                the steps of the whole call. Latents are the student's x0-prediction of its chunk (1, 3, z, h, w), or
+                the teacher's noisy shot. A returned dict may replace them.
             callback_on_step_end_tensor_inputs (`list[str]`, *optional*):
                 What the callback gets; only `"latents"` is there.
             teacher (`bool`, defaults to `False`):
@@ -522,8 +520,8 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
                 `(height, width)`, instead of these two.
             noise (`Callable` or `list`, *optional*):
                 All noise, not only the initial one: for every shot what `noise_source` takes, or a function `noise(k,
-                shape)`. With
-                `lambda k, shape: whole_shot_noise(shape, generator)` it is drawn in the order of the public code.
+                shape)`. With `lambda k, shape: whole_shot_noise(shape, generator)` it is drawn in the order of the
+                public code.
             image (a path, `PIL.Image.Image`, array or tensor, or a list of them and `None`, *optional*):
                 The first frame of the first shot, or of each; as `as_frame` takes it. Not with `teacher=True`.
             guidance, history_guidance, guide_above (`float`, *optional*):
@@ -539,8 +537,7 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
 
         Raises:
             `StoryError` or `ValueError` before any time is spent: a story that cannot be filmed, words that the toy
-            world does not know, lengths,
-            sizes or options that do not exist. `TypeError`: a prompt of the wrong kind.
+            world does not know, lengths, sizes or options that do not exist. `TypeError`: a prompt of the wrong kind.
 
         Examples:
             ```py
@@ -583,7 +580,8 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
             parts = ((f.shot, f.video, f.latents) for f in frames)
         film = self.collect(parts, script, output_type, progress)
         self.maybe_free_model_hooks()
-        return film if return_dict else (film.frames,)
+        # a tuple only for those who ask for it, as in diffusers
+        return film if return_dict else (film.frames,)          # pyright: ignore[reportReturnType]
 
     def noise_of(self, shots:int, generator, latents, noise):
         "What `shot_noise` takes, from the arguments of `__call__`"
@@ -609,7 +607,7 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
         parts,          # (shot, frames, latents) as they come
         script:Script, output_type:str, progress:bool|None,
     )->Film:
-        "Put parts together, with a clock and a bar"
+        "Put parts together, with the time and a bar"
         shots, ends, first, start = [[] for _ in script.shots], [0.]*len(script.shots), 0., time.perf_counter()
         before = self._progress_bar_config
         if progress is not None: self.set_progress_bar_config(**{**before, "disable": not progress})

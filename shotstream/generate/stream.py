@@ -131,7 +131,7 @@ class Settings:
     "How the next shot will be filmed"
     rule:str="published"     # Which frames to look back at: see `context.RULES`
     budget:int=6             # How many of them, B
-    window:int=21            # Of the local memory, in latent frames
+    window:int=21            # Of the local cache, in latent frames
     sink:int=0               # First latents of a shot that never leave it
     phi:float=1/6            # Phase jump of RoPE at a cut
     steps:int=4              # Denoising steps per chunk
@@ -185,6 +185,7 @@ def check_caption(
                          f"it") from None
     return text
 
+# %% ../../nbs/19_stream.ipynb #315a0083
 @dataclass(frozen=True)
 class PromptSwitch:
     "Another prompt in the middle of a shot, without a cut"
@@ -196,6 +197,7 @@ class PromptSwitch:
         whole("latent", self.latent, 1, 20)
         if not check_caption(self.prompt, "prompt").strip(): raise InputError("the prompt is empty: say who does what")
 
+# %% ../../nbs/19_stream.ipynb #dcb6f811
 @dataclass
 class ShotRequest:
     "A shot that was asked for"
@@ -217,6 +219,7 @@ class ShotRequest:
         if self.seed is not None: self.seed = whole("seed", self.seed, 0, 2**63 - 1)
         if self.caption is not None: check_caption(self.caption)
 
+# %% ../../nbs/19_stream.ipynb #4ae73475
 @dataclass(eq=False)
 class RunningShot:
     "A shot that is being made: once a stream has begun it, iterate to get `Frames`, latent by latent"
@@ -328,12 +331,12 @@ class ShotQueue:
 
 # %% ../../nbs/19_stream.ipynb #925f257c
 class ContextPreparer(ShotQueue):
-    "The past, in memory before it is needed"
+    "The context, in the cache before it is needed"
     def restore(self,
         shots:list,          # `ContextFrames`s of the shots that may be looked back at, oldest first
         count:int|None=None, # Shots of the story so far; by default the last of these was the last
     ):
-        "Go on after other shots; what is in memory stays if it is the same past"
+        "Go on after other shots; what is cached stays if it is the same context"
         count = (shots[-1].number + 1 if shots else 0) if count is None else count
         history = self.history
         same = (count == history.count and len(shots) == len(history.shots)
@@ -342,7 +345,7 @@ class ContextPreparer(ShotQueue):
         history.restore(shots, count)
 
     def prepare(self)->list: # Shots of the context frames
-        """Put the next shot's context into memory; nothing of it depends on the next prompt, so it is done before
+        """Put the next shot's context into the cache; nothing of it depends on the next prompt, so it is done before
         that comes"""
         if self.ready is None:
             latents, rows, captions, text = self.history.context()
@@ -421,7 +424,7 @@ class ShotMaker(ContextPreparer):
         caption = self.caption if request.caption is None else request.caption
         text = self.pipe.caption_features(caption, request.prompt, k)          # 1 l d
         rows = self.prepare() if k else self.prepare_first(text, request.image)
-        self.ready, self.current = None, shot                    # from here on the memory belongs to this shot
+        self.ready, self.current = None, shot                    # from here on the cache belongs to this shot
         shot.text, shot.early = text[0], self.history.begin()
         shot.maker = self.film(shot, rows)
         return shot
@@ -462,7 +465,7 @@ class ShotMaker(ContextPreparer):
                 self.history.encode_early(wanted, max(0, 4*latent-3), made[1])
                 latent += 1
                 if self.current is not shot: raise RuntimeError(f"another shot was begun: shot {k} cannot go on")
-            # before the long looks at the next chunk
+            # before the long denoising steps of the next chunk
             while pending: yield self.hand_over(shot, *pending.popleft())
 
     # `Frames` on their way, the pixels that become context, and what to wait for

@@ -33,7 +33,7 @@ def teacher_velocity(
     text:Tensor,      # (b, s, l, d) captions
     phi:float=1/6,
 )->Tensor:            # (b, f, z, h, w) velocity of the target
-    "One look at past and present together; only the new frames answer"
+    "One pass over context and target together; only the target has an output"
     # in training the last block saves the work for the past
     unasked = context.shape[1] if torch.is_grad_enabled() else 0
     v = model(join_context(context, target), None, text, table=table, phi=phi, num_context=unasked).sample
@@ -139,7 +139,7 @@ class TrainingOptions:
     def with_negative(self,
         text:Tensor, # (1, 1, l, d) features of a negative prompt
     )->"TrainingOptions":
-        "The same, guided away from a negative prompt instead of silence"
+        "The same, guided away from a negative prompt instead of the null prompt"
         pair, score = (replace(g, negative=text) for g in (self.pair_guidance, self.score_guidance))
         return replace(self, pair_guidance=pair, score_guidance=score)
 

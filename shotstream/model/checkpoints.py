@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 from diffusers import WanTransformer3DModel
+from fastcore.meta import delegates
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from .checks import number, whole
@@ -316,14 +317,14 @@ def merge_lora(
     return merged
 
 # %% ../../nbs/gpu/22_wan.ipynb #81056d7e
-def _read_all(path, base, config, part, scale, head_dim):
+def _read_all(path, base=None, config=None, part=None, scale=1., head_dim=128):
     "All tensors of a transformer under diffusers' names, checked, and its config"
     found = read_checkpoint(path, part)
     if found.is_lora:
         if base is None:
             raise InputError(f"{named(path)} holds only a LoRA: give the checkpoint it was trained on as base")
         check_numbers(found.state, path)
-        state, config = _read_all(base, None, config, None, 1., head_dim)
+        state, config = _read_all(base, config=config, head_dim=head_dim)
         with foreign(path, REMEDY): return merge_lora(state, to_diffusers(found.state), scale), config
     with foreign(path, REMEDY):
         config = config or _config_beside(found.path) or infer_config(found.state, whole("head_dim", head_dim, 2, 4096))
@@ -373,17 +374,19 @@ def _check_space(model, folder):
                       f"elsewhere")
 
 # %% ../../nbs/gpu/22_wan.ipynb #cb954ca7
+@delegates(load_shotstream)
 def convert(
     source,                 # As in `load_shotstream`
     target,                 # A folder for diffusers, a `.safetensors` file for original names
     to:str="diffusers",     # or "original"
-    base=None, config=None, dtype=None, part=None, scale:float=1., head_dim:int=128, # See `load_shotstream`
+    dtype=None,             # Number type; `None`: as in the source
     overwrite:bool=False,   # Replace a target that is there?
+    **kwargs,
 )->Path:                    # The target
     "Write a checkpoint under the other names"
     target, dtype = Path(target), dtype and as_dtype(dtype)
     _check_target(target, to, overwrite)
-    state, config = _read_all(source, base, config, part, scale, head_dim)
+    state, config = _read_all(source, **kwargs)
     if config.get("prediction_type", "flow_prediction") != "flow_prediction":
         raise InputError(f"{source} answers with {config['prediction_type']}, which Wan's own class does not know: "
                          f"only models that answer with velocities can be converted")

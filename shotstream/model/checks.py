@@ -33,7 +33,7 @@ def number(
     value,
     low:float=0., high:float=math.inf, # Allowed
     above:bool=True,   # More than `low`, not equal to it?
-)->float:
+)->Real:
     "A finite number, or an `InputError`"
     try: fine = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError: fine = False                   # 10**400

@@ -123,6 +123,7 @@ def _sweep(part:Path):
                 left.unlink()
         except OSError: pass                             # somebody else was faster
 
+# %% ../../nbs/backstage/model/files.ipynb #952bfe6f
 def check_target(
     path,             # A file to be written
     name:str="",      # Of the option that says so
@@ -149,6 +150,7 @@ def check_target(
         raise WriteError(f"{said}{where} cannot be written ({shown(str(e), 160)}): choose another place", e) from None
     return path
 
+# %% ../../nbs/backstage/model/files.ipynb #4ea2b9f5
 @contextmanager
 def whole_file(path):
     """A name to write to inside the `with`; at its end the file is put in place, whole, the old or the new: on a full

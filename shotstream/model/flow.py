@@ -116,9 +116,9 @@ def bell_weight(
 # %% ../../nbs/06_flow.ipynb #77c15ecd
 def guided(
     v_text:Tensor, v_uncond:Tensor, # (b, f, ...) velocity with and without the caption
-    scale,                         # 1: just the caption; larger: away from the blank
+    scale,                         # 1: just the caption; larger: away from the null prompt
 )->Tensor:                         # (b, f, ...)
-    "Classifier-free guidance: `v = blank + scale (text - blank)`"
+    "Classifier-free guidance: `v = null + scale (text - null)`"
     return v_uncond + scale*(v_text - v_uncond)
 
 # %% ../../nbs/06_flow.ipynb #5ad0f1a2

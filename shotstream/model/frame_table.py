@@ -19,7 +19,7 @@ class FrameTable:
     position: Tensor  # Where it stands on the time axis, p
     caption: Tensor   # Which of the story's captions it reads
     sigma: Tensor     # How noisy it is: 0 clean, 1 noise
-    target: Tensor    # Is it being made (True), or remembered (False)?
+    target: Tensor    # Is it being made (True), or context (False)?
     chunk: Tensor     # Which chunk of its shot it belongs to; -1 for context
 
     def __post_init__(self):
@@ -123,7 +123,7 @@ def single_shot_table(
 def bidirectional_mask(
     q:FrameTable, k:FrameTable, # (b, fq) and (b, fk): query and key frames
 )->Tensor:                      # (b, fq, fk) bool
-    "Everybody looks at everybody: the bidirectional teacher (§4.1)"
+    "Every frame attends to every frame: the bidirectional teacher (§4.1)"
     return torch.ones(*q.shape, len(k), dtype=torch.bool, device=q.shot.device)
 
 # %% ../../nbs/09_frame_table.ipynb #df0339a8

@@ -17,7 +17,7 @@ def frame_shares(
     frames:int,         # In `k`
     sample:int=64,      # So many of the query tokens are enough
 )->list:                # Part of the attention that each frame gets; sums to 1
-    "Who is looked at?"
+    "Who is attended to?"
     q = q[:, ::max(1, q.shape[1]//sample)]
     fit = torch.einsum("bqhd,bkhd->bhqk", q.float(), k.float())*q.shape[-1]**-.5
     return fit.softmax(-1).mean((0, 1, 2)).unflatten(0, (frames, -1)).sum(-1).tolist()
@@ -38,7 +38,7 @@ class HeldFrames:
         # what is held: -1 for context, else the number inside the shot
         self.frames, self.made = [], 0
         self.held, self.query_rows = None, None              # rows of what is held, rows of who asks
-        self.looked = None                                   # blocks that have looked in this pass; `None`: no pass
+        self.looked = None                                   # blocks that were updated in this pass; `None`: no pass
         self.expect(None)
 
     def expect(self,
@@ -132,7 +132,7 @@ class KVCache(HeldFrames):
         self.frames, self.made, self.looked, self.exit = [-1]*len(keep), 0, None, [None]*self.layers
 
     def note(self, layer:int):
-        "A block looks"
+        "A block's turn in a pass"
         if self.looked is None:
             raise RuntimeError("update() outside of a pass: call begin_step(table) first, as the transformer does")
         self.looked = layer + 1
@@ -160,7 +160,7 @@ class KVCache(HeldFrames):
         return own if exit is None else tuple(o + (e - e.detach()) for o, e in zip(own, exit))
 
     def finish_pass(self):
-        "Every block has looked; the pass is over"
+        "Every block was updated; the pass is over"
         if self.looked != self.layers: raise RuntimeError(
             "nothing to append: run a pass with this cache first" if self.looked is None else
             f"append() in the middle of a pass: {self.looked} of {self.layers} blocks were updated")
@@ -190,7 +190,7 @@ class KVCache(HeldFrames):
         return tuple(t.unflatten(1, (len(self.frames), -1)) for t in self.past[layer])
 
     def keys(self, layer:int)->Tensor: # (b, frames, tokens, heads, d)
-        "Keys that are held in one block, in the order of `frames`; turned by their clocks unless `relative`"
+        "Keys that are held in one block, in the order of `frames`; rotated (post-RoPE) unless `relative`"
         return self.held_in(layer)[0]
 
     def values(self, layer:int)->Tensor: # (b, frames, tokens, heads, d)
@@ -199,7 +199,7 @@ class KVCache(HeldFrames):
 
     @property
     def bytes(self)->int:
-        "Memory that keys and values take"
+        "Bytes that keys and values take"
         return sum(t.numel()*t.element_size() for pair in self.past if pair is not None for t in pair)
 
 # %% ../../nbs/14_kv_cache.ipynb #1c129d7e
@@ -236,7 +236,7 @@ class FramePlaces(KVCache):
         "Give the query frames their places; whoever lay there is out of everybody's sight"
         f, held = len(self.query_rows), len(self.frames)
         if self.context and held + f > self.budget:
-            raise ValueError(f"{held + f} context frames do not fit a memory for {self.budget}")
+            raise ValueError(f"{held + f} context frames do not fit a cache for {self.budget}")
         if not self.context and f > self.window:
             raise ValueError(f"a chunk of {f} frames does not fit a window of {self.window}")
         self.mine = list(range(held, held+f)) if self.context else [self.slot(self.made+i) for i in range(f)]
@@ -244,13 +244,13 @@ class FramePlaces(KVCache):
         self.filled = max([*self.shown, *self.mine]) + 1
 
     def runs(self)->list:
-        "Neighbours in the film that are neighbours in memory"
+        "Neighbours in the film that are neighbours in the cache"
         cuts = [0] + [i for i in range(1, len(self.mine)) if self.mine[i] != self.mine[i-1]+1] + [len(self.mine)]
         return list(zip(cuts, cuts[1:]))
 
 # %% ../../nbs/14_kv_cache.ipynb #1f2d7847
 class StaticKVCache(FramePlaces):
-    """What `KVCache` holds, in places given out once: frames are written where they stay, and a look is a view, not
+    """What `KVCache` holds, in slots given out once: frames are written where they stay, and reading is a view, not
     a copy. No gradients"""
     def __init__(self,
         layers:int, batch:int, tokens:int, heads:int, head_dim:int, # Sizes; `tokens` per frame
@@ -304,5 +304,5 @@ class StaticKVCache(FramePlaces):
 
     @property
     def bytes(self)->int:
-        "Memory that keys and values take, from the first frame to the last of a story"
+        "Bytes that keys and values take, from the first frame to the last of a story"
         return self.store.numel()*self.store.element_size()

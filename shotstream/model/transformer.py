@@ -6,7 +6,7 @@
 __all__ = ['BACKENDS', 'patchify', 'unpatchify', 'frame_times', 'embed_times', 'modulate', 'attend', 'attention_backend',
            'split_heads', 'keys_values', 'self_attention', 'token_mask', 'caption_kv', 'cross_attention',
            'ShotAttnProcessor', 'block_forward', 'block_prefill', 'ShotBlock', 'CacheUpdate', 'allow_sizes',
-           'cpu_options', 'check_wan_config', 'refuse_hooks', 'ShotTransformer']
+           'cpu_options', 'check_wan_config', 'refuse_hooks', 'FramesOnly', 'ShotTransformer']
 
 # %% ../../nbs/10_transformer.ipynb #824eb676
 from contextlib import nullcontext
@@ -119,8 +119,8 @@ def keys_values(
     attn,                 # A block's `attn1`
     x:Tensor,             # (b, f, n, d) tokens
     angles:tuple,         # cos and sin, (b, f*n, 1, head_dim//2) rotary angles of every token
-    update=None,          # `update(k, v)` -> what is cached and these; `None`: no memory
-    key_angles=None,      # Rotary angles of everything `update` returns, when memory holds pre-RoPE keys
+    update=None,          # `update(k, v)` -> what is cached and these; `None`: no cache
+    key_angles=None,      # Rotary angles of everything `update` returns, when the cache holds pre-RoPE keys
 )->tuple:                 # (b, all tokens, heads, d/heads) keys and values
     "What all these tokens have to say, and whatever is cached"
     k, v = split_heads(attn.norm_k(attn.to_k(x)), attn.heads), split_heads(attn.to_v(x), attn.heads)
@@ -133,11 +133,11 @@ def self_attention(
     x:Tensor,              # (b, f, n, d) tokens
     angles:tuple,          # cos and sin, (b, f*n, 1, head_dim//2) rotary angles of every token
     mask:Tensor|None=None, # (b, 1, f*n, f*n) bool; `None`: everybody sees everybody
-    update=None, key_angles=None, # A memory: see `keys_values`
+    update=None, key_angles=None, # A cache: see `keys_values`
     watch=None,            # `watch(q, k)`: somebody who wants to know which frame attends to which
-    num_context:int=0,     # So many frames at the front are only looked at
+    num_context:int=0,     # So many frames at the front are only attended to
 )->Tensor:                 # (b, f - num_context, n, d)
-    "Tokens of all frames look at each other (§4.2: with clocks that know the shot)"
+    "Tokens of all frames attend to each other (§4.2: RoPE knows the shot)"
     first = num_context*x.shape[2]
     if first: asking, mask = [a[:, first:] for a in angles], mask if mask is None else mask[:, :, first:]
     else: asking = angles
@@ -207,14 +207,15 @@ def block_forward(
     text,           # (b, s, l, d) captions, or their keys and values
     time:Tensor,    # (b, f, 6, d) shifts, scales and gates
     caption:Tensor, # (b, f) which caption a frame reads; for fewer than f frames: only the last ones have an output
-    angles, mask=None, update=None, key_angles=None, watch=None, # See `self_attention`
+    angles:tuple, mask:Tensor|None=None, # See `self_attention`
+    **cache,        # `update`, `key_angles` and `watch` of `self_attention`
 )->Tensor:          # Like `x`, with as many frames as `caption`
-    "Look around, read, think: each behind a norm, the first and last gated by time"
+    "Self-attention, cross-attention, MLP: each behind a norm, the first and last gated by time"
     # b f 1 d
     shift, scale, gate, shift2, scale2, gate2 = (block.scale_shift_table + time.float()).unsqueeze(-2).unbind(2)
     context = x.shape[1] - caption.shape[1]
     attended = block.attn1(modulate(block.norm1(x.float()), shift, scale).type_as(x), None, mask, angles,
-                           update=update, key_angles=key_angles, watch=watch, num_context=context)
+                           num_context=context, **cache)
     if context: x, gate, shift2, scale2, gate2 = (z[:, context:] for z in (x, gate, shift2, scale2, gate2))
     x = (x.float() + attended*gate).type_as(x)
     x = x + block.attn2(block.norm2(x.float()).type_as(x), text, caption=caption)
@@ -258,12 +259,12 @@ class ShotBlock(WanTransformerBlock):
         "Predict, prefill or read captions"
         if hidden_states is None: return caption_kv(self.attn2, encoder_hidden_states)
         if not predict: return block_prefill(self, hidden_states, temb, rotary_emb, update, key_angles)
-        return self.compute(self, hidden_states, encoder_hidden_states, temb, caption, rotary_emb, mask, update,
-                            key_angles, watch)
+        return self.compute(self, hidden_states, encoder_hidden_states, temb, caption, rotary_emb, mask,
+                            update=update, key_angles=key_angles, watch=watch)
 
 # %% ../../nbs/10_transformer.ipynb #5fbb4e0e
 class CacheUpdate:
-    "A block's door to a memory"
+    "A block's access to a KV cache"
     def __init__(self, cache, layer): self.cache, self.layer = cache, layer
     @torch.compiler.disable
     def __call__(self, k, v): return self.cache.update(self.layer, k, v)
@@ -313,21 +314,59 @@ def refuse_hooks(model):
         if hooks is not None and (strange := set(hooks.hooks) - _HOOKS):
             raise NotImplementedError(
                 f"{', '.join(sorted(strange))}: this hook of diffusers skips steps of plain denoising, and a "
-                "ShotTransformer also fills memories: remove the hook. What it saves is in `cache`, a `KVCache`")
+                "ShotTransformer also fills KV caches: remove the hook. What it saves is in `cache`, a `KVCache`")
+
+# %% ../../nbs/10_transformer.ipynb #360bd297
+class FramesOnly(WanTransformer3DModel):
+    "Wan's class; what diffusers offers for it and a frame table rules out is refused, with a sentence"
+    _cp_plan = None                                # see `enable_parallelism`
+
+    def refuse(self, image, attention_kwargs, cache, attention_mask):
+        "Arguments of Wan's forward, pairs of ours, and hooks of diffusers that mean nothing here"
+        refuse_hooks(self)
+        if image is not None:
+            raise ValueError("image conditioning is not part of ShotStream: leave encoder_hidden_states_image empty")
+        if attention_kwargs:
+            raise ValueError("attention_kwargs are not used here; set_adapters() sets the strength of a LoRA")
+        if cache is not None and attention_mask is not None:
+            raise ValueError("with a cache, what is visible is what the cache holds: leave `attention_mask` empty")
+        if isinstance(attention_mask, list) and len(attention_mask) != len(self.blocks):
+            raise ValueError(f"a list of masks has one per block: {len(attention_mask)} for {len(self.blocks)} blocks")
+
+    def set_attn_processor(self, processor):
+        "As in diffusers, for processors that know frames"
+        for p in processor.values() if isinstance(processor, dict) else [processor]:
+            if not isinstance(p, ShotAttnProcessor):
+                raise ValueError(f"{type(p).__name__} does not know frames: derive it from ShotAttnProcessor")
+        super().set_attn_processor(processor)
+
+    def enable_parallelism(self, **kwargs):
+        "Not here"
+        raise NotImplementedError(
+            "frames of a table are not split between devices: give every device its own stories instead")
+
+    def enable_cache(self, config):
+        "Not here"
+        raise NotImplementedError(
+            "diffusers' caches skip steps of plain denoising: a ShotTransformer has `cache`, a `KVCache`, instead")
+
+    def fuse_qkv_projections(self):
+        "Not here"
+        raise NotImplementedError(
+            "queries, keys and values are computed apart, because a KV cache needs keys and values without queries")
 
 # %% ../../nbs/10_transformer.ipynb #6b37a1c8
-class ShotTransformer(StrictLoading, WanTransformer3DModel):
+class ShotTransformer(StrictLoading, FramesOnly):
     """Wan's video transformer, reading a frame table. Same state dict as `WanTransformer3DModel`, and same output when
     no table is given.
 
-    With a table, each latent frame has its own noise level, caption and clock (`shot`), and sees the frames that
+    With a table, each latent frame has its own noise level, caption and shot (RoPE phase), and sees the frames that
     `attention_mask` allows (§4.1, §4.2). With a cache, it also sees what was cached of earlier frames (§4.2).
     Blocks and attention are called as modules: hooks, offloading, layerwise casting, checkpointing and regional
     compilation work as in diffusers."""
     config:Any                                     # With attributes, as diffusers makes it
     attention = None                               # One of `BACKENDS`; `None`: PyTorch chooses
     _no_split_modules = _repeated_blocks = ["ShotBlock"]
-    _cp_plan = None                                # see `enable_parallelism`
 
     @register_to_config
     @delegates(WanTransformer3DModel.__init__)
@@ -366,10 +405,10 @@ class ShotTransformer(StrictLoading, WanTransformer3DModel):
         rows, columns = x.shape[2:4]
         t = frame_times(timestep, table, rows*columns)
         temb, time = embed_times(self.condition_embedder, t, x.dtype)
-        angles, key_angles = self.rope_angles(table, cache, rows, columns, phi)
+        angles = self.rope_angles(table, cache, rows, columns, phi)
         with attention_backend(self.attention):
             x = self.through_blocks(x.flatten(2, 3), text, time, table.caption, angles,
-                                    token_mask(attention_mask, rows*columns), cache, key_angles, predict, num_context)
+                                    token_mask(attention_mask, rows*columns), cache, num_context if predict else None)
         if x is None: return None
         if num_context:
             hidden_states, temb, t = hidden_states[:, :, num_context:], temb[:, num_context:], t[:, num_context:]
@@ -384,14 +423,18 @@ class ShotTransformer(StrictLoading, WanTransformer3DModel):
     def through_blocks(self,
         x:Tensor,                      # (b, f, n, d) tokens
         text,                          # For every block, captions or their keys and values
-        time, caption, angles, mask,   # See `block_forward`
-        cache, key_angles, predict, num_context, # See `forward`
-    )->Tensor|None:                    # (b, f - num_context, n, d); `None` without `predict`
+        time, caption,                 # See `block_forward`
+        angles:tuple,                  # From `rope_angles`
+        mask:Tensor|list|None, cache,  # See `self_attention` (a list: one per block) and `forward`
+        num_context:int|None=0,        # So many frames at the front have no output; `None`: none has, fill the cache
+    )->Tensor|None:                    # (b, f - num_context, n, d); `None` without an output
         "All blocks, one after the other"
+        angles, key_angles = angles
         again = torch.is_grad_enabled() and self.gradient_checkpointing
         for i, (block, text_kv) in enumerate(zip(self.blocks, text)):
             update, last = None if cache is None else CacheUpdate(cache, i), i == len(self.blocks)-1
-            if last and not predict: return block(x, None, time, angles, None, None, update, key_angles, None, False)
+            if last and num_context is None:
+                return block(x, None, time, angles, update=update, key_angles=key_angles, predict=False)
             watch = cache.watch if cache is not None and cache.watched == i else None
             reads = caption[:, num_context:] if last and num_context else caption
             seen = mask[i] if isinstance(mask, list) else mask
@@ -400,7 +443,7 @@ class ShotTransformer(StrictLoading, WanTransformer3DModel):
         return x
 
     def rope_angles(self, table, cache, rows:int, columns:int, phi:float)->tuple:
-        "Angles of the query tokens; and of all that the cache will show, if it keeps pre-RoPE keys"
+        "Angles of the query tokens; and of all keys that the cache will show, if it keeps pre-RoPE ones (else `None`)"
         own, seen = (table, None) if cache is None else cache.begin_step(table)
         turn = lambda t: video_angles(t.position, t.shot, rows, columns, self.config.attention_head_dim, phi)
         return turn(own), None if seen is None else turn(seen)
@@ -451,37 +494,3 @@ class ShotTransformer(StrictLoading, WanTransformer3DModel):
             raise ValueError(
                 f"a frame reads caption {int(table.caption.max())}, there are {captions} (numbered from 0)")
         return table, text
-
-    def refuse(self, image, attention_kwargs, cache, attention_mask):
-        "Arguments of Wan's forward, pairs of ours, and hooks of diffusers that mean nothing here"
-        refuse_hooks(self)
-        if image is not None:
-            raise ValueError("image conditioning is not part of ShotStream: leave encoder_hidden_states_image empty")
-        if attention_kwargs:
-            raise ValueError("attention_kwargs are not used here; set_adapters() sets the strength of a LoRA")
-        if cache is not None and attention_mask is not None:
-            raise ValueError("with a cache, what is visible is what the cache holds: leave `attention_mask` empty")
-        if isinstance(attention_mask, list) and len(attention_mask) != len(self.blocks):
-            raise ValueError(f"a list of masks has one per block: {len(attention_mask)} for {len(self.blocks)} blocks")
-
-    def set_attn_processor(self, processor):
-        "As in diffusers, for processors that know frames"
-        for p in processor.values() if isinstance(processor, dict) else [processor]:
-            if not isinstance(p, ShotAttnProcessor):
-                raise ValueError(f"{type(p).__name__} does not know frames: derive it from ShotAttnProcessor")
-        super().set_attn_processor(processor)
-
-    def enable_parallelism(self, **kwargs):
-        "Not here"
-        raise NotImplementedError(
-            "frames of a table are not split between devices: give every device its own stories instead")
-
-    def enable_cache(self, config):
-        "Not here"
-        raise NotImplementedError(
-            "diffusers' caches skip steps of plain denoising: a ShotTransformer has `cache`, a `KVCache`, instead")
-
-    def fuse_qkv_projections(self):
-        "Not here"
-        raise NotImplementedError(
-            "queries, keys and values are computed apart, because a memory needs keys and values without queries")

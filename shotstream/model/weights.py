@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 import re
+from typing import TYPE_CHECKING, Any
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors import safe_open
@@ -20,6 +21,7 @@ from torch import nn
 from transformers import UMT5EncoderModel
 from .checks import number, whole
 from .files import InputError, MissingFile, foreign, named, read_text, shown
+if TYPE_CHECKING: from typing_extensions import Self
 
 # %% ../../nbs/backstage/model/weights.ipynb #58a394d0
 REMEDY = "download or save it again"
@@ -169,6 +171,7 @@ def as_dtype(
     if found in TYPES: return found
     raise InputError(f"{name}: one of {', '.join(map(str, TYPES))}, got {shown(dtype)}")
 
+# %% ../../nbs/backstage/model/weights.ipynb #f32c5ca3
 def _bare(cls, config, where):
     "A network of this config without numbers"
     build = lambda: cls(**config) if issubclass(cls, ModelMixin) else cls(cls.config_class.from_dict(config))
@@ -194,6 +197,7 @@ def guess(
     if any(n.endswith(".scale") for n in names): return "; it was saved after fp8_linears: save before rounding"
     return ""
 
+# %% ../../nbs/backstage/model/weights.ipynb #86eca1d1
 def check_folder(
     cls,              # The network's class
     folder:Path,      # Has `config.json`
@@ -221,7 +225,8 @@ def check_folder(
     if odd := strange_types({n: t for n, (_, t) in header.items()}):
         raise InputError([f"{p}; {REMEDY}" for p in odd], files[0])
 
-def _open(load, where, **options):
+# %% ../../nbs/backstage/model/weights.ipynb #48bc8025
+def _open(load, where, **options)->Any:
     "What a library loads, with its errors as ours"
     with foreign(where, REMEDY):
         try: return load(where, **options)
@@ -245,7 +250,6 @@ def align(
     for t in (*model.parameters(), *model.buffers()):
         if t.device.type == "cpu" and t.numel() and t.data_ptr() % 64: t.data = t.data.clone()
     return model
-
 
 # %% ../../nbs/backstage/model/weights.ipynb #07aac2b0
 def _hook_device(model):
@@ -284,6 +288,7 @@ def _lora_names(given, prefix, weight_name=None):
         raise InputError(f"a LoRA has lora_A and lora_B for every layer; look at {_few(alone)}")
     return [n for n in names if ".lora_" in n]
 
+# %% ../../nbs/backstage/model/weights.ipynb #f97936c3
 class StrictLoading:
     """A diffusers model that loads all or nothing, and does what it is told or says why not.
 
@@ -299,7 +304,7 @@ class StrictLoading:
         "Complain (`InputError`) about values of a config that cannot be meant"
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs)->"Self":
         """As diffusers', but strict: names, sizes, number types, finite values, config. Pickles only with
         `use_safetensors=False`"""
         path, with_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
@@ -312,7 +317,7 @@ class StrictLoading:
             check_folder(cls, folder, options.get("variant"), **{k: options[k] for k in settings})
         model, info = _open(super().from_pretrained, path, output_loading_info=True, **options)
         _check_loaded(align(model), info, folder, ("mismatched_keys", "missing_keys") if loose else ())
-        return (model, info) if with_info else model
+        return (model, info) if with_info else model            # pyright: ignore[reportReturnType]
 
     @classmethod
     def from_single_file(cls, *args, **kwargs):

@@ -139,7 +139,7 @@ def classifier_loss(
     truths,      # List of `truth`
 )->Tensor:
     "Cross entropy for classes, squared error for directions and places"
-    total = 0.
+    total = torch.zeros(())
     for name, value in predicted.items():
         at = [i for i, t in enumerate(truths) if name in t]
         if not at: continue

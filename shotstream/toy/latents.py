@@ -51,7 +51,7 @@ def needed_singles(story, rule="published"): # Sorted [(shot, frame), ...]
 def encode_story(
     vae:ToyVAE, story,
 )->dict: # shots: (all latent frames, z, h, w); singles: (frames of `needed_singles`, z, h, w), float16
-    "Film a story and encode it: every shot as a clip, every context frame alone as a still"
+    "Film a story and encode it: every shot as a clip, every context frame alone"
     films = [render_shot(story, shot).to(vae.device) for shot in story.shots]
     shots = [vae.encode(to_float(film)).latent_dist.mode()[0].transpose(0, 1) for film in films]
     stills = torch.stack([films[k][f] for k, f in needed_singles(story)]) if len(films) > 1 else films[0][:0]
@@ -207,7 +207,7 @@ def encode_groups(
     groups:Tensor, # (m, 5) row numbers of `film`: the four frames of each latent, then the one before them
 )->Tensor:         # (m, z, h/8, w/8) float16
     "What `vae.encode` gives, latent by latent instead of clip by clip"
-    groups, where = groups.unique(dim=0, return_inverse=True)            # a shot's first frame is often a still as well
+    groups, where = groups.unique(dim=0, return_inverse=True)   # a shot's first frame is often context as well
     planes, colour = film.permute(0, 3, 1, 2).flatten(0, 1).contiguous(), torch.arange(3, device=film.device)
     four, before = 3*groups[:, None, :4] + colour[:, None], 3*groups[:, 4:] + colour
     rows = torch.cat([four.flatten(1), before], 1).to(film.device)        # (m, 15) planes, in the encoder's order
@@ -221,7 +221,7 @@ def frame_groups(
     counts,      # Latents of each shot
     stills,      # Rows of the film that are encoded alone, as latents of their own
 )->Tensor:       # (latents of all shots + stills, 5) rows of the film, for `encode_groups`: 1 + 4(count-1) in a shot
-    "The first latent of a shot is one frame, four times, and so is a still"
+    "The first latent of a shot is one frame, four times, and so is a context frame"
     counts, stills = torch.as_tensor(counts), torch.as_tensor(stills, dtype=torch.long)
     first = (4*counts - 3).cumsum(0) - (4*counts - 3)
     shot = torch.arange(len(counts)).repeat_interleave(counts)
@@ -259,7 +259,7 @@ def index_stories(
     first = torch.tensor([0] + [len(s.shots) for s in stories]).cumsum(0)
     owner = torch.tensor([(s, k) for s, k, _ in stills], dtype=torch.long).reshape(-1, 2)
     columns["stills"] = torch.bincount(first[owner[:, 0]] + owner[:, 1], minlength=len(counts))
-    # the one column with a row per still
+    # the one column with a row per context frame
     columns["still_frames"] = torch.tensor([f for _, _, f in stills], dtype=torch.long)
     columns["first_still"] = columns["stills"].cumsum(0) - columns["stills"]
     prompts = [compose_prompt(story.caption, shot.caption) for story in stories for shot in story.shots]
@@ -287,7 +287,7 @@ class Queue:
 @dataclass
 class Batch:
     "What a training step reads: b stories, c context frames, f latents to be made, s captions of l tokens"
-    context: Tensor      # (b, c, z, h, w) float32 stills of the past; zeros where there is none
+    context: Tensor      # (b, c, z, h, w) float32 context frames; zeros where there is none
     target: Tensor       # (b, f, z, h, w) float32 clean latents
     table: FrameTable    # (b, c + f), sigma 1 on the target
     ids: Tensor          # (b, s, l) int64 tokens of the captions
@@ -346,7 +346,7 @@ def history_rows(
 # %% ../../nbs/backstage/toy/latents.ipynb #995d91df
 def write_shard(
     path,              # Of the file
-    tensors:dict,      # latents and stills
+    tensors:dict,      # latents, and context frames (`stills`)
     marks:dict,        # What it was made for: strings
 ):
     "A shard, whole or not at all"
@@ -356,7 +356,7 @@ def read_shard(
     path,              # Of the file
     marks:dict,        # What it must be made for
     device="cpu",      # Where the tensors shall be
-)->dict:               # latents and stills
+)->dict:               # latents, and context frames (`stills`)
     "Raises `InputError` for a shard of another world, codec or recipe, or a damaged one"
     with foreign(path, "delete it, it will be made again"), safe_open(path, framework="pt", device=str(device)) as f:
         found = {"recipe": "1"} | (f.metadata() or {})       # the first one did not say so
@@ -368,7 +368,7 @@ def read_shard(
 def read_cached_shard(
     path,              # A file of `LatentCache`
     stories,           # The stories in it
-)->dict:               # latents and stills, like `read_shard`. Which codec made it, the file does not say
+)->dict:               # Like `read_shard`. Which codec made it, the file does not say
     "The older format: two tensors per story"
     with foreign(path, "delete it, it will be made again"):
         flat = load_file(path)
@@ -418,7 +418,7 @@ class LatentShards:
         return [train_story(seed) for seed in range(i*self.shard_size, (i+1)*self.shard_size)]
 
     @torch.no_grad()
-    def encode(self, table, index, stills)->dict: # latents and stills of a shard
+    def encode(self, table, index, stills)->dict: # latents, and context frames (`stills`) of a shard
         "Paint every frame once; clips and stills go through the encoder together"
         first, count = table.first_shot.tolist(), (4*index["latents"] - 3)
         ends = count.cumsum(0)
@@ -448,7 +448,7 @@ class LatentShards:
 
     def adopt(self,
         path, stories,           # A file of `LatentCache`, and the stories in it
-    )->dict:                     # latents and stills
+    )->dict:                     # latents, and context frames (`stills`)
         "Such files do not say which codec made them: the first story is filmed again and compared"
         tensors, counts = read_cached_shard(path, stories), latent_counts(stories[0])
         film = torch.cat([render_shot(stories[0], shot) for shot in stories[0].shots]).to(self.device)
@@ -503,6 +503,7 @@ def _odds(index, frames, first, pair):
     if weight[-1] == 0: raise ValueError(f"no shot has {frames} latents: ask for fewer, or `add` more stories")
     return weight
 
+# %% ../../nbs/backstage/toy/latents.ipynb #518a536a
 class LatentDataset(LatentShards):
     "Batches of `LatentShards`: gathered on the device, decided by a generator"
     def _captions(self, rows):

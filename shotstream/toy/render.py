@@ -15,6 +15,7 @@ __all__ = ['BODY', 'CROWN_OF_HEAD', 'INK', 'FELT', 'SKY', 'SUN', 'LIGHT', 'LAND'
 import math
 import torch
 from dataclasses import dataclass, fields, replace
+from typing import Any
 from torch import Tensor
 from .world import (
     ACCESSORIES, ACTIONS, BODIES, CAMERAS, COLOURS, PATTERNS, PLACES, TIMES, Character, Scene, Shot, Story)
@@ -96,7 +97,7 @@ def pick(
     options,  # dict name -> number, or tuple of numbers
     names,    # All names; in a column of class numbers, i means `names[i]`
     key,      # A name, or (n,) class numbers
-)->object:    # What the name stands for; or the same with (n,) float64 columns in place of numbers
+)->Any:       # What the name stands for; or the same with (n,) float64 columns in place of numbers
     "Look up a name, or a column of names"
     if isinstance(key, str): return options[key]
     def columns(v): return v if v.ndim == 1 else tuple(columns(part) for part in v.unbind(1))

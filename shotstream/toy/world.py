@@ -28,7 +28,7 @@ PATTERNS = ("half", "band", "dot")
 # %% ../../nbs/01_world.ipynb #7bb6fc03
 @dataclass(frozen=True)
 class Character:
-    "Who acts. The first three fields are told in captions, the rest are uncaptioned: only frames show them."
+    "Who acts. The first three fields stand in captions, the rest are uncaptioned: only frames show them."
     body: str          # One of `BODIES`
     colour: str        # One of `COLOURS`
     accessory: str     # One of `ACCESSORIES`
@@ -155,7 +155,7 @@ def shot_caption(
 
 # %% ../../nbs/01_world.ipynb #c9a17ff6
 def is_held_out(
-    body, colour, accessory, # Told attributes
+    body, colour, accessory, # Captioned attributes
 )->bool: # `True` for one in eight combinations
     "The split: no hero of a training story looks like this, though each value alone is common"
     i = BODIES.index(body) + 3*list(COLOURS).index(colour) + 5*ACCESSORIES.index(accessory)
@@ -167,7 +167,7 @@ def draw_character(
     avoid=None,        # A `Character` whose body and colour are taken
     held_out=False,    # Draw from the combinations kept for tests? `None`: from all
 )->Character: # A new character
-    "Draw one character with its secrets"
+    "Draw one character with its uncaptioned attributes"
     while True:
         body, colour, accessory = _pick(rng, BODIES), _pick(rng, tuple(COLOURS)), _pick(rng, ACCESSORIES)
         hue, pattern = _between(rng, *COLOURS[colour]) % 360, _pick(rng, PATTERNS)
@@ -182,7 +182,7 @@ def draw_scene(
     rng,        # `random.Random`
     avoid=None, # A `Scene` whose place is taken
 )->Scene: # A new scene
-    "Draw one place with its secrets"
+    "Draw one place with its uncaptioned attributes"
     place = _pick(rng, PLACES)
     while avoid and place == avoid.place: place = _pick(rng, PLACES)
     return Scene(place, _pick(rng, TIMES), _between(rng, -1, 1), _between(rng, .15, .85), rng.random(),

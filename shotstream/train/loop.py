@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LAUNCHER', 'seed_of', 'Draw', 'Player', 'Stage', 'follow_launcher', 'bf16_is_faster', 'Machine', 'start_machine',
            'learning_rate', 'TrainingStopped', 'TrainingFailed', 'save_checkpoint', 'save_text', 'summary_writer',
-           'load_checkpoint', 'check_disk', 'FolderLock', 'WorkClock', 'own_random', 'Trainer', 'in_processes']
+           'load_checkpoint', 'check_disk', 'FolderLock', 'WorkClock', 'own_random', 'TrainerState', 'Trainer',
+           'in_processes']
 
 # %% ../../nbs/backstage/train/loop.ipynb #d956796c
 import errno, hashlib, json, logging, os, random, shutil, signal, sys, threading, time
@@ -265,15 +266,14 @@ def own_random(seed:int):
             np.random.set_state(numpy)
 
 # %% ../../nbs/backstage/train/loop.ipynb #8edd78d5
-class Trainer:
-    """Runs a `Stage` by the clock or by a count of steps, on any device, in one process or many; stops and goes on
-    anywhere"""
+class TrainerState:
+    "What a `Trainer` holds: where the run is, how it is saved, and how it is found again"
     def __init__(self,
         stage:Stage,
         folder,               # Checkpoint, log and pictures; a run that finds a checkpoint goes on from there
         accelerator, machine, # From `start_machine`
-        minutes:float=None,   # Wall time of the whole run, over all sittings
-        steps:int=None,       # Instead: so many steps; such a run can be repeated bit for bit (one process)
+        minutes:float|None=None, # Wall time of the whole run, over all sittings
+        steps:int|None=None,  # Instead: so many steps; such a run can be repeated bit for bit (one process)
         seed:int=0, accumulate:int=1, # Micro batches per step
         every:float=60.,      # Seconds between reports and checkpoints; more, if one takes over a tenth of that
         warm:float=.02, cool:float=.5, # See `learning_rate`
@@ -339,6 +339,10 @@ class Trainer:
         self.stage.load_state_dict(old["own"])
         self.step, self.spent, self.log, self.skipped = (old[k] for k in ("step", "spent", "log", "skipped"))
 
+# %% ../../nbs/backstage/train/loop.ipynb #00a1644a
+class Trainer(TrainerState):
+    """Runs a `Stage` by the clock or by a count of steps, on any device, in one process or many; stops and goes on
+    anywhere"""
     def draw(self, turn:int=0, micro:int=0)->Draw:
         "The random numbers of one loss"
         names = self.seed, self.step, turn, micro
@@ -443,7 +447,7 @@ class Trainer:
                     unit="step" if self.steps else "s",
                     disable=not show, mininterval=2, desc=self.stage.name)
 
-    def run(self, max_steps:int=None)->Stage: # `max_steps`: stop after so many steps of this run, as a signal would
+    def run(self, max_steps:int|None=None)->Stage: # `max_steps`: stop after so many of this run, as a signal would
         "Train until time or steps are over, or somebody stops it; then the stage finishes"
         if self.progress and self.accelerator.is_main_process:
             length = f"{self.steps} steps" if self.steps else f"{self.minutes:g} minutes"

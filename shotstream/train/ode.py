@@ -25,7 +25,7 @@ def trajectory(
     sigmas=None,       # Levels at which to keep the state, falling; by default the student's four at the same shift
     noise=None,        # (b, f, z, h, w), or a generator to draw it with
 )->Tensor:             # (b, levels + 1, f, z, h, w): states at `sigmas`, then the clean end
-    "The teacher's path from noise to film, stopped where the student will look (§5.1, §9)"
+    "The teacher's ODE trajectory, stopped at the student's noise levels (§5.1, §9)"
     sigmas = sigmas or student_sigmas(sampling.shift)
     if sorted({s for s in sigmas if 0 < s <= 1}, reverse=True) != list(sigmas):
         raise ValueError(f"levels fall, from at most 1 to above 0, got {sigmas}")
@@ -75,6 +75,6 @@ def ode_loss(
     v = model(join_context(context, x), None, text, table=at, attention_mask=causal_mask(table, table)).sample
     v = v.transpose(1, 2)[:, c:]
     error = (to_x0(x, v, sigma) - states[:, -1]).pow(2).flatten(2).mean(2)       # b f
-    # clean chunks are only there to be looked at
+    # clean chunks are only there to be attended to
     noisy = sigma > 0
     return (error*noisy).sum(1)/noisy.sum(1).clamp(min=1)

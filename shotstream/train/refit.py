@@ -83,8 +83,9 @@ def classifier_distance(
 )->Tensor: # ()
     "Difference of the classifier's convolutional features, every place scaled to length 1, mean over layers (as LPIPS)"
     a, b = (x[:, :, ::every].transpose(1, 2).flatten(0, 1) for x in (output, target))
-    total, layers = 0., classifier.look
+    layers = classifier.look
     a, b = layers[0](a), layers[0](b)
+    total = a.new_zeros(())
     for layer in layers[1:]:
         a, b = layer(a), layer(b)
         total = total + (F.normalize(a, dim=1) - F.normalize(b, dim=1)).abs().sum(1).mean()

@@ -73,7 +73,7 @@ def test_bytes_of_the_toy_pipeline_are_real():
     held = [sum(t.numel()*t.element_size() for t in [*m.parameters(), *m.buffers()])
             for m in (pipe.transformer, pipe.vae, pipe.text_encoder)]
     assert [plan.parts[n] for n in ("transformer", "codec", "text encoder")] == held
-    cache = plan.parts["global memory, the context"] + plan.parts["local memory, this shot"]
+    cache = plan.parts["global cache, the context"] + plan.parts["local cache, this shot"]
     assert cache == pipe.new_cache((64, 64), window=9).bytes
 
 
