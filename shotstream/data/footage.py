@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
-from .script import FPS, MAX_FRAMES, inside, load_script, read_json
+from .script import FPS, MAX_FRAMES, MAX_SHOTS, inside, load_script, parse_script, read_json
 from .video import film_writer, frames_of, open_film, upright
 from ..model.checks import check_fps, check_size, number, whole
 from ..model.files import FULL, InputError, foreign, named, read_text, shown
@@ -157,8 +157,8 @@ class Sidecar:
 
 def _seconds(spans):
     "Checked spans"
-    try: flat = [float(t) for a, b in spans for t in (a, b)]
-    except (TypeError, ValueError, OverflowError): flat = [-1.]
+    try: flat = [float(number("spans", t, 0, 1e6, above=False)) for a, b in spans for t in (a, b)]
+    except (TypeError, ValueError): flat = [-1.]
     if flat != sorted(flat) or not all(0 <= t < 1e6 for t in flat) or any(a == b
         for a, b in zip(flat[::2], flat[1::2])):
         raise InputError("spans: growing seconds like [[0, 2.5], [3, 4.25]]")
@@ -280,6 +280,7 @@ class ClipMaker:
         if self.vae is not None: save_latents(file(".safetensors"), latents, dict(codec=self.codec))
         captions = {"global_caption": story or _ask(self.caption, np.stack(middles))} | {f"shot{k}": t for k,
                                                                                          t in enumerate(texts, start=1)}
+        parse_script(captions, "captions")                  # what could not be read again is not written
         write_json(file(".json"), captions, indent=2)
         ends = np.cumsum([0, *lengths]).tolist()
         return [len(lengths), f"{name}.json", f"{name}.mp4", str([[a, b] for a, b in zip(ends, ends[1:])])]
@@ -409,7 +410,9 @@ def prepare(
     number("threshold", threshold)
     whole("longest", longest, 1, MAX_FRAMES)
     whole("shortest", shortest, 1, longest)
-    whole("per_clip", per_clip)
+    whole("per_clip", per_clip, 1, MAX_SHOTS)
+    if not (caption is None or callable(caption)):
+        raise InputError(f"caption: a function of frames, got {shown(caption)}")
     size = check_size(size, 16 if vae is not None else 2)
     _check_folders(folder, output)
     with foreign(output, "choose another folder", "cannot be made"): (output/"done").mkdir(parents=True, exist_ok=True)
