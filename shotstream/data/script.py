@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from .video import FPS, as_strip, contact_sheet, read_video, write_video
 from ..model.checks import MAX_SEED
-from ..model.files import InputError, foreign, read_text, write_json
+from ..model.files import InputError, foreign, named, read_text, write_json
 from ..model.files import quoted as short
 
 # %% ../../nbs/03_script.ipynb #29383687
@@ -224,7 +224,8 @@ def save_script(
     path,          # Ends in .json
 ):
     "Write a story file, as long as it may be; on any error the old one stays"
-    check_script(script, limits=False)
+    try: check_script(script, limits=False)
+    except StoryError as e: raise InputError(f"{named(path)}: not written: {'; '.join(e.problems[:3])}") from None
     shots = [_entry(s, Path(path).parent) for s in script.shots]
     data = dict(title=script.title, caption=script.caption, seed=script.seed, shots=shots)
     write_json(path, data, indent=2)

@@ -55,7 +55,7 @@ def contact_sheet(
 # %% ../../nbs/backstage/data/video.ipynb #c93d07a8
 FPS = 16
 FILM_ENDS = ".mp4", ".mkv", ".mov", ".ts"     # What `write_video` can write
-THREADS = 4     # Of the encoder, whatever the machine has: its bytes depend on them
+THREADS = 1     # Of the encoder, however many cores there are: with several, bytes differ from run to run
 
 def check_film(path, size, fps=FPS, crf=16)->Path:
     "What a film asks for, looked at before any work: name, picture size, speed, quality"

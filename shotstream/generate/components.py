@@ -320,7 +320,7 @@ class ShotComponents(TextParts, VideoParts):
         asked = dict(guidance=(text, 100), history_guidance=(history, 100), guide_above=(min_sigma, 1))
         for name, (scale, most) in asked.items():
             if scale is not None: number(name, scale, 0, most, above=False)
-        if negative_prompt is not None: self.check("", negative_prompt)
+        if negative_prompt: self.check("", negative_prompt)
         scales = zip((text, history, min_sigma), (c.guidance, c.history_guidance, c.guide_above))
         negative = c.negative_prompt if negative_prompt is None else negative_prompt
         embedding = self.features(negative)[None] if negative else None

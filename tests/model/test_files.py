@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -236,6 +237,12 @@ BAD = [None, True, "3", float("nan"), float("inf"), -float("inf"), -1, [], 10**4
 def test_one_checker_refuses_everything_that_is_none(check, value):
     with pytest.raises(InputError) as e: check(value)
     assert len(str(e.value)) < 200 and "got" in str(e.value)
+
+
+@pytest.mark.parametrize("fps", [1e-9, .0004, 1e300])
+def test_a_speed_is_not_rounded_to_nothing(fps):
+    with pytest.raises(InputError): check_fps(fps)
+    assert check_fps(.01) == Fraction(1, 100)
 
 
 def test_one_checker_takes_what_is_one():
