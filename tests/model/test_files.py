@@ -247,5 +247,6 @@ def test_a_speed_is_not_rounded_to_nothing(fps):
 
 def test_one_checker_takes_what_is_one():
     assert whole("x", np.int64(3)) == 3 and number("x", np.float32(.5)) == .5 and check_fps(16) == 16
+    assert whole("x", 100, 0, 100) == 100 and number("x", 100, 0, 100) == 100 and check_seed(2**32 - 1)    # inclusive
     assert float(check_fps(29.97)) == pytest.approx(29.97, abs=1e-4) and check_size((2, 8192)) == (2, 8192)
     assert json.loads(json.dumps(whole("x", np.int64(3)))) == 3
