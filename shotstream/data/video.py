@@ -44,7 +44,7 @@ def contact_sheet(
 ):              # (h', w', 3) uint8 array
     "One row per shot"
     whole("scale", scale)
-    if not isinstance(shots, list|tuple) or not shots: raise InputError("a contact sheet needs at least one shot")
+    if not hasattr(shots, "__len__") or not len(shots): raise InputError("a contact sheet needs at least one shot")
     strips = [as_strip(s, count) for s in shots]
     width, height = max(s.shape[1] for s in strips), sum(len(s) + 2 for s in strips)
     if width*height*scale**2 > MAX_PIXELS:

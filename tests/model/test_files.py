@@ -245,6 +245,13 @@ def test_a_speed_is_not_rounded_to_nothing(fps):
     assert check_fps(.01) == Fraction(1, 100)
 
 
+@pytest.mark.parametrize("bad", [lambda: number("x", 0), lambda: number("x", 5, 0, 4), lambda: check_size((3, 4)),
+                                 lambda: check_size((4, 3)), lambda: check_size((8, 20), 8), lambda: whole("x", 0)])
+def test_one_checker_knows_its_ends(bad):
+    with pytest.raises(InputError): bad()
+    assert number("x", 0, 0, 4, above=False) == 0 and check_size((8, 16), 8) == (8, 16)
+
+
 def test_one_checker_takes_what_is_one():
     assert whole("x", np.int64(3)) == 3 and number("x", np.float32(.5)) == .5 and check_fps(16) == 16
     assert whole("x", 100, 0, 100) == 100 and number("x", 100, 0, 100) == 100 and check_seed(2**32 - 1)    # inclusive
