@@ -1,5 +1,7 @@
 """The order of the wings: a wing imports only wings above it, no circles, and the library needs no notebook."""
 import ast
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +106,24 @@ def test_public_face():
     assert {"ShotStreamPipeline", "Stream", "Director", "Desk", "Script", "FrameTable", "ShotTransformer"} <= set(names)
     assert set(shotstream.__all__) <= set(dir(shotstream))
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"): shotstream.Nothing     # noqa: B018
+
+
+# what is installed under another name, or by something that is asked for: its owner
+OWNERS = {"scenedetect": "scenedetect-headless", "PIL": "matplotlib", "huggingface_hub": "diffusers"}
+
+
+def test_what_is_imported_is_asked_for():
+    text = (ROOT.parent/"settings.ini").read_text(encoding="utf-8")
+    asked = set(re.findall(r"^(?:\w*requirements = |    )([\w-]+)", text, re.M))
+    used = {f.split(".")[0] for name, path in MODULES.items() for f in imports(path, name)}
+    used -= {*sys.stdlib_module_names, "shotstream"}
+    assert len(used) > 15 and {OWNERS.get(u, u) for u in used} <= asked
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_name_that_is_promised_is_there(name):
+    module = importlib.import_module(f"shotstream.{name}")
+    assert [n for n in module.__all__ if not hasattr(module, n)] == []
 
 
 def test_the_version_costs_no_torch():

@@ -118,6 +118,7 @@ def words(args):
 def train(args):
     "Train the toy: everything, or one stage"
     if args.minutes and args.steps: raise InputError("--minutes or --steps, not both")
+    if not args.folder.strip(): raise InputError("--folder: empty, name a folder")
     if Path(args.folder).exists() and not Path(args.folder).is_dir():
         raise InputError(f"--folder: {shown(args.folder)} is a file, name a folder")
     if args.device: _check_device(args.device)
@@ -193,6 +194,8 @@ def prepare(args):
     from shotstream.data.footage import prepare as prepare_films
     if args.latents and any(n % 16 for n in args.size):
         raise InputError(f"--size: latents need a height and width that 16 divides, got {args.size[0]}x{args.size[1]}")
+    for name, folder in (("FOLDER", args.films), ("-o", args.output)):
+        if not folder.strip(): raise InputError(f"{name}: empty, name a folder")
     if not Path(args.films).is_dir(): raise MissingFile("no such folder", args.films)
     vae = None
     if args.latents:

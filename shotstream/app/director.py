@@ -7,7 +7,7 @@ __all__ = ['SHOTS', 'INDEX', 'SINGLE', 'SHOT_FILE', 'BACKUP', 'KINDS', 'RETRY', 
            'UndoableStory', 'ShotPlan', 'Timeline', 'checksum', 'shot_file', 'save_shots', 'picture_of', 'save_story',
            'reading', 'as_shot', 'read_shot', 'read_index', 'check_about', 'find_branches', 'read_single', 'has_story',
            'read_story', 'load_story', 'subtitles', 'as_python', 'export_shots', 'FolderMark', 'close_at_exit',
-           'check_model', 'DirectorState', 'StoryKeeper', 'ShotFilmer', 'Worker', 'Director']
+           'check_folder', 'check_model', 'DirectorState', 'StoryKeeper', 'ShotFilmer', 'Worker', 'Director']
 
 # %% ../../nbs/20_director.ipynb #730628ed
 import atexit
@@ -35,7 +35,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
-from ..model.checks import check_seed, check_size, choice, whole
+from ..model.checks import MAX_SIDE, check_seed, check_size, choice, whole
 from ..model.files import InputError, MissingFile, WriteError, check_target, foreign, named, shown
 from ..model.files import write_json, write_text, write_whole
 from ..data.script import FPS, Script, ShotPrompt, contact_sheet, save_script, write_video
@@ -238,7 +238,8 @@ class Timeline(ShotPlan):
     def branch(self, i:int)->str: # Name of the new branch
         "A branch of the story that shares the shots before shot i"
         count = len(self.shots)
-        if not 0 <= i <= count: raise ValueError(f"there are {count} shots: branch at 0 to {count}, not at {i}")
+        if not 0 <= whole("i", i, -math.inf) <= count:
+            raise InputError(f"there are {count} shots: branch at 0 to {count}, not at {shown(i)}")
         self.halt()
         name = next(n for k in range(1, 10**6) if (n := f"branch {k}") not in self.story.branches)
         self.replace(self.story.having(self.story.shots[:i], name))
@@ -246,8 +247,7 @@ class Timeline(ShotPlan):
 
     def switch(self, name:str):
         "Another branch comes to the screen"
-        if name not in self.story.branches:
-            raise ValueError(f"there is no {name!r}; there are {', '.join(self.story.branches)}")
+        choice("name", name, self.story.branches)
         self.halt()
         if name != self.story.name: self.replace(replace(self.story, name=name))
 
@@ -529,6 +529,7 @@ def export_shots(
 ):
     "Write finished shots as a file for others"
     path = check_target(path, ends=(".mp4", ".gif", ".png", ".srt", ".py"))
+    whole("scale", scale, 1, MAX_SIDE//max(size))
     kind = path.suffix.lower()
     if not shots: raise InputError("nothing is filmed yet")
     if kind == ".mp4": write_video(path, torch.cat([s.video for s in shots]), scale=scale)
@@ -597,6 +598,16 @@ def _close_all():
 # %% ../../nbs/20_director.ipynb #8e83e657
 KINDS = ("frames", "shot", "error", "idle", "saved")
 
+def check_folder(folder)->Path:
+    "Can a story be kept there? A disk that is full or cannot be written shows when it is saved"
+    with foreign(shown(folder), "choose another folder", "no name of a folder"):
+        if not str(folder).strip(): raise InputError("an empty name")
+        folder = Path(folder)
+        try: folder.lstat()                              # complains about names that no disk takes
+        except FileNotFoundError: pass
+        if folder.exists() and not folder.is_dir(): raise InputError("a file: choose another place", folder)
+    return folder
+
 def check_model(pipe:ShotComponents, story:StoryState, where):
     "Was this story filmed with a model of this kind?"
     width = pipe.transformer.config.text_dim
@@ -613,11 +624,11 @@ class DirectorState:
         pipe:ShotComponents, caption:str="", seed:int=0, folder=None, ahead:int=3, paced:bool=False, # See `Director`
         size=None, **settings,
     ):
-        self.pipe, self.caption, self.settings = pipe, check_caption(caption), Settings(**settings)
+        self.pipe, self.caption, self.settings = pipe, check_caption(caption), Settings().but(**settings)
         self.size = pipe.check_size(size or pipe.config.size)
         seed = check_seed(seed)
         whole("ahead", ahead, 0)
-        self.folder, self.ahead, self.paced = folder and Path(folder), ahead, paced
+        self.folder, self.ahead, self.paced = None if folder is None else check_folder(folder), ahead, paced
         self.lock, self.saving = threading.Condition(threading.RLock()), threading.RLock()
         self.timeline = Timeline(seed, paced, self._wake)
         self.listeners = {kind: [] for kind in KINDS}
@@ -1011,7 +1022,7 @@ class Director(Worker):
         with self.lock:
             plan = self._open().plan()
             if not 0 <= whole("i", i, -math.inf) < len(plan):
-                raise ValueError(f"there are {len(plan)} shots, counted from 0; there is no shot {i}")
+                raise InputError(f"there are {len(plan)} shots, counted from 0; there is no shot {shown(i)}")
             change = {k: v for k, v in dict(prompt=prompt, seed=seed, latents=latents).items() if v is not None}
             request = replace(plan[i], **change, keep=None if latents else plan[i].keep)
             self.pipe.check(request.caption, request.prompt)
@@ -1048,6 +1059,7 @@ class Director(Worker):
         It gets new `Frames` ("frames"), the number of a finished shot ("shot"), an error's text ("error"),
         or nothing, when all is filmed ("idle"), or saved to the folder ("saved")."""
         choice("kind", kind, KINDS)
+        if not callable(function): raise InputError(f"on: a function, got {shown(function)}")
         with self.lock: self.listeners[kind].append(function)
 
     def wait(self, timeout:float|None=None)->bool: # Is it idle?
@@ -1095,4 +1107,4 @@ class Director(Worker):
         model="toy",  # For .py: what `from_pretrained` shall load
     ):
         "Write the finished shots as a file for others"
-        export_shots(path, self.shots, scale or self.scale, self.seed, self.size, model)
+        export_shots(path, self.shots, self.scale if scale is None else scale, self.seed, self.size, model)

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from .video import FPS, as_strip, contact_sheet, read_video, write_video
 from ..model.checks import MAX_SEED
-from ..model.files import InputError, foreign, read_text, write_json
+from ..model.files import InputError, foreign, named, read_text, write_json
 from ..model.files import quoted as short
 
 # %% ../../nbs/03_script.ipynb #29383687
@@ -56,9 +56,9 @@ def _nearest_length(frames): return 1 + 4*((max(1, min(MAX_FRAMES, frames)) + 1)
 # %% ../../nbs/03_script.ipynb #2745dc86
 def _whole(x): return isinstance(x, int) and not isinstance(x, bool)
 
-def _text_problem(at, text, empty): # What is wrong with a caption, or `None`; `empty`: what to write
+def _text_problem(at, text, empty, most=MAX_CAPTION): # What is wrong with a caption, or `None`; `empty`: what to write
     if not isinstance(text, str) or not text.strip(): return f"{at}: {empty}"
-    if len(text) > MAX_CAPTION: return f"{at}: {len(text)} characters; a caption has at most {MAX_CAPTION}"
+    if len(text) > most: return f"{at}: {len(text)} characters; a caption has at most {most}"
     if any("\ud800" <= c <= "\udfff" for c in text):
         return f"{at}: {short(text)} holds half a character (a lone surrogate): write it again"
 
@@ -135,15 +135,19 @@ def parse_script(
 def check_script(
     script:Script,
     where="story",   # Name for error messages
+    limits:bool=True, # Also of how much can be filmed at once?
 )->Script:
     "The script, or a `StoryError` that lists every problem"
-    problems = [*_other_problems(script.title, script.seed)]
-    if script.caption: problems.append(_text_problem("caption", script.caption, "a text"))  # may be empty: one shot
+    if not isinstance(script, Script): raise StoryError([f"a story is a Script, got {short(script)}"], where)
+    problems, most = [*_other_problems(script.title, script.seed)], MAX_CAPTION if limits else MAX_STORY
+    if script.caption or script.caption is None:                                         # may be empty: one shot
+        problems.append(_text_problem("caption", script.caption, "a text", most))
     shots = list(script.shots) if isinstance(script.shots, list|tuple) else []
-    if not 1 <= len(shots) <= MAX_SHOTS: problems.append(f"shots: 1 to {MAX_SHOTS} shots, got {len(shots)}")
-    for i, s in enumerate(shots[:MAX_SHOTS]):
+    if limits and not 1 <= len(shots) <= MAX_SHOTS:
+        problems.append(f"shots: 1 to {MAX_SHOTS} shots, got {len(shots)}")
+    for i, s in enumerate(shots[:MAX_SHOTS] if limits else shots):
         if not isinstance(s, ShotPrompt): problems.append(f"shots[{i}]: a ShotPrompt, got {short(s)}"); continue
-        problems += [_text_problem(f"shots[{i}].caption", s.caption, "say who does what"),
+        problems += [_text_problem(f"shots[{i}].caption", s.caption, "say who does what", most),
                      _frames_problem(f"shots[{i}].frames", s.frames)]
     if problems := [p for p in problems if p]: raise StoryError(problems, where)
     return script
@@ -219,7 +223,9 @@ def save_script(
     script:Script, # A story
     path,          # Ends in .json
 ):
-    "Write a story file; on any error the old one stays"
+    "Write a story file, as long as it may be; on any error the old one stays"
+    try: check_script(script, limits=False)
+    except StoryError as e: raise InputError(f"{named(path)}: not written: {'; '.join(e.problems[:3])}") from None
     shots = [_entry(s, Path(path).parent) for s in script.shots]
     data = dict(title=script.title, caption=script.caption, seed=script.seed, shots=shots)
     write_json(path, data, indent=2)

@@ -26,7 +26,7 @@ from ..model.text import compose_prompt, encode_prompts
 from ..model.transformer import ShotTransformer
 from ..model.text import check_text, clean_prompt
 from ..model.checkpoints import load_shotstream
-from ..model.checks import MAX_SIDE, check_size
+from ..model.checks import MAX_SIDE, check_size, number
 from ..model.files import InputError, MissingFile, foreign, named, shown
 from ..model.weights import REMEDY, as_dtype, home_of, load_text_encoder, read_json
 from ..model.wan_vae import WanVAE
@@ -320,6 +320,10 @@ class ShotComponents(TextParts, VideoParts):
     )->Guidance:
         "How the teacher is guided, away from what the negative prompt says; an empty one is silence"
         c = self.config
+        asked = dict(guidance=(text, 100), history_guidance=(history, 100), guide_above=(min_sigma, 1))
+        for name, (scale, most) in asked.items():
+            if scale is not None: number(name, scale, 0, most, above=False)
+        if negative_prompt: self.check("", negative_prompt)
         scales = zip((text, history, min_sigma), (c.guidance, c.history_guidance, c.guide_above))
         negative = c.negative_prompt if negative_prompt is None else negative_prompt
         embedding = self.features(negative)[None] if negative else None

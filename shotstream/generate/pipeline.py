@@ -12,6 +12,7 @@ import inspect, time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import torch
@@ -28,9 +29,9 @@ from ..model.context import context_frames
 from ..model.pixels import as_frame
 from ..model.frame_table import first_shot_table, next_shot_table
 from ..data.script import MAX_FRAMES, Script, ShotPrompt, StoryError, check_script, load_script, parse_script
-from .stream import Settings, Stream
+from .stream import Settings, Stream, check_noise
 from ..model.flow import Guidance, Sampling, draw_sigma, shift_sigma
-from .student import STEPS, noise_source
+from .student import STEPS, check_drawn, noise_source
 from .teacher import TOY_GUIDANCE, TOY_SAMPLING, TrainingOptions, sample_shot
 from ..model.transformer import ShotTransformer
 from ..model.checkpoints import merge_lora, read_checkpoint
@@ -118,7 +119,7 @@ def teacher_shots(
         else: # no past: zeros, seen under the first caption (published)
             clean = torch.zeros(1, budget, *shape[2:], device=pipe.device)
             table = first_shot_table(latents, budget, pipe.device)
-        start = noise_source(noise(k, shape))(shape, 0, 0).to(pipe.device)
+        start = check_drawn(noise_source(noise(k, shape))(shape, 0, 0), shape).to(pipe.device)
         z = sample_shot(pipe.teacher, clean, table, text, sampling, guidance if picks else first, start, on_step)
         history.append(pipe.decode(z))
         yield history[-1], z
@@ -299,6 +300,7 @@ class StoryInputs:
         frames = num_frames if isinstance(num_frames, list|tuple) else [num_frames]*n
         if len(frames) != n:
             raise InputError(f"num_frames: one number, or one for each of {n} shots, got {len(frames)}")
+        frames = [f if f is None or isinstance(f, bool) else int(f) for f in frames]
         shots = tuple(s if f is None else replace(s, frames=f) for s, f in zip(script.shots, frames))
         images = image if isinstance(image, list|tuple) else [image] + [None]*(n-1)
         if len(images) != n:
@@ -340,10 +342,10 @@ class StoryInputs:
             raise InputError("prompt: say for every shot who does what")
         self.check_size(size)
         for f in num_frames if isinstance(num_frames, list|tuple) else [num_frames]:
-            if f is not None and (not isinstance(f, int) or not 1 <= f <= MAX_FRAMES or f % 4 != 1):
-                raise InputError(f"num_frames: 1 + 4k, at most {MAX_FRAMES} for one shot, got {f}")
+            if f is not None and (not isinstance(f, Integral) or not 1 <= f <= MAX_FRAMES or f % 4 != 1):
+                raise InputError(f"num_frames: 1 + 4k, at most {MAX_FRAMES} for one shot, got {shown(f)}")
         if output_type not in ("pt", "np", "pil", "latent"):
-            raise InputError(f'output_type is "pt", "np", "pil" or "latent", got {output_type!r}')
+            raise InputError(f'output_type is "pt", "np", "pil" or "latent", got {shown(output_type)}')
         if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
             raise InputError(
                 f"callback_on_step_end_tensor_inputs: {', '.join(self._callback_tensor_inputs)}, "
@@ -376,7 +378,7 @@ def one_of(
 ):          # The value; `None` if neither was given
     "Complain (`InputError`) if both were given, and differ"
     given = {k: v for k, v in said.items() if v is not None}
-    if any(v != next(iter(given.values())) for v in given.values()):
+    if len(given) > 1 and any(v != next(iter(given.values())) for v in given.values()):
         raise InputError(f"{' and '.join(given)} are two names for one thing: give one of them")
     return next(iter(given.values()), None)
 
@@ -561,13 +563,15 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
                           (*scales, negative_prompt))
         script, size = self.script_of(prompt, caption, num_frames, image), self.check_size(size)
         seed = whole("seed", first(seed, script.seed), 0, 2**53)
-        noise = self.noise_of(len(script.shots), generator, latents, noise)
+        noise = self.noise_of([1 + (s.frames-1)//4 for s in script.shots], size, generator, latents, noise)
         on_step = self.step_caller(callback_on_step_end, callback_on_step_end_tensor_inputs)
         if teacher and any(s.image is not None for s in script.shots):
             raise InputError("image: only the student begins with a picture, the teacher cannot")
         if teacher and (unknown := settings.keys() - {"rule", "budget"}):
             raise TypeError(f"{', '.join(sorted(unknown))}: the teacher takes rule, budget and steps")
-        Settings().but(**settings)                       # complains before any time is spent
+        for k, f in Settings().but(**settings).pinned:   # complains before any time is spent
+            if k >= len(script.shots) or f >= script.shots[k].frames:
+                raise InputError(f"pinned: this story has no frame {f} of shot {k}, both counted from 0")
         if teacher:
             n = whole("steps of the teacher", first(steps, config.teacher_steps), 1, 1000)
             sampling = replace(self.sampling, steps=n)
@@ -583,24 +587,41 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
         # a tuple only for those who ask for it, as in diffusers
         return film if return_dict else (film.frames,)          # pyright: ignore[reportReturnType]
 
-    def noise_of(self, shots:int, generator, latents, noise):
-        "What `shot_noise` takes, from the arguments of `__call__`"
+    def noise_of(self,
+        lengths:list,              # Latents of every shot
+        size:tuple,                # Height and width in pixels
+        generator, latents, noise, # As in `__call__`
+    ):
+        "What `shot_noise` takes, checked"
+        shots = len(lengths)
         if sum(x is not None for x in (generator, latents, noise)) > 1 and noise is not None:
             raise InputError("noise says everything about noise: leave generator and latents empty")
         generators = generator if isinstance(generator, list|tuple) else [generator]*shots
-        latents = [latents] if torch.is_tensor(latents) else [None]*shots if latents is None else list(latents)
-        for name, given in (("generator", generators), ("latents", latents)):
+        latents = [None]*shots if latents is None else latents if isinstance(latents, list|tuple) else [latents]
+        every = [] if callable(noise) or noise is None else noise
+        if not isinstance(every, list|tuple): raise InputError(f"noise: a list or a function, got {shown(noise)}")
+        for name, given in (("generator", generators), ("latents", latents), ("noise", every or generators)):
             if len(given) != shots: raise InputError(f"{name}: one for each of {shots} shots, got {len(given)}")
+        if strange := [g for g in generators if not (g is None or isinstance(g, torch.Generator))]:
+            raise InputError(f"generator: a torch.Generator, got {shown(strange[0])}")
+        for f, z in zip(lengths, latents):
+            if z is not None: check_noise(z, (1, f, *self.latent_shape(size)), "latents")
+        for f, n in zip(lengths, every):
+            if torch.is_tensor(n): check_noise(n, (1, f, *self.latent_shape(size)))
+            noise_source(n)                              # complains about what is none
         if all(g is None for g in generators) and all(z is None for z in latents): return noise
         return [z if g is None else g if z is None else noise_source(z, g) for g, z in zip(generators, latents)]
 
     def step_caller(self, callback, names):
         "diffusers' `callback_on_step_end`, as our samplers call it: `on_step(i, sigma, latents)` -> latents"
         if callback is None: return None
+        if not callable(callback): raise InputError(f"callback_on_step_end: a function, got {shown(callback)}")
         count = iter(range(10**9))
         def on_step(i, sigma, latents):
             out = callback(self, next(count), 1000*sigma, {name: latents for name in names})
-            return (out or {}).get("latents", latents)
+            if not isinstance(out, dict|None):
+                raise InputError(f"callback_on_step_end: returns a dict, got {shown(out)}")
+            return check_noise((out or {}).get("latents", latents), latents.shape, "callback_on_step_end: latents")
         return on_step
 
     def collect(self,

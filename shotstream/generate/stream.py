@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['ContextFrames', 'Stills', 'GrowingStills', 'History', 'Settings', 'Frames', 'check_caption', 'PromptSwitch',
-           'ShotRequest', 'RunningShot', 'ShotQueue', 'ContextPreparer', 'CaptionReader', 'ShotMaker', 'Stream']
+           'check_noise', 'ShotRequest', 'RunningShot', 'ShotQueue', 'ContextPreparer', 'CaptionReader', 'ShotMaker',
+           'Stream']
 
 # %% ../../nbs/19_stream.ipynb #82367bcd
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-import math
 from typing import Any
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from ..model.pixels import VideoStream, as_frame, to_uint8
 from .components import ShotComponents
 from ..model.context import RULES, context_counts, context_frames, shot_frames
 from ..model.frame_table import FrameTable, first_shot_table, next_shot_table
-from .student import generate_chunks, noise_source, open_shot, write_clean_kv
+from .student import check_drawn, generate_chunks, noise_source, open_shot, write_clean_kv
 
 # %% ../../nbs/19_stream.ipynb #1c8bd915
 @dataclass
@@ -142,10 +142,12 @@ class Settings:
         def keep(name, value): object.__setattr__(self, name, value)  # plain numbers: numpy's cannot be saved as JSON
         for name, low in (("budget", 1), ("window", 3)): keep(name, whole(name, getattr(self, name), low, 21))
         keep("sink", whole("sink", self.sink, 0, self.window-3))
-        keep("phi", float(number("phi", self.phi, -math.inf, math.inf, above=False)))
+        keep("phi", float(number("phi", self.phi, -1000, 1000, above=False)))   # larger angles lose their digits
         if isinstance(self.steps, tuple|list):
             if not self.steps: raise InputError("steps: at least one")
-            steps = (number("steps", s, 0, 1000) for s in self.steps)
+            steps = [number("steps", s, 0, 1000) for s in self.steps]
+            if steps != sorted(set(steps), reverse=True):
+                raise InputError(f"steps: noise only falls, as in (1000, 740, 500, 260), got {shown(self.steps)}")
             keep("steps", tuple(s if isinstance(s, int) else float(s) for s in steps))
         else: keep("steps", whole("steps", self.steps, 1, 50))
         try: pinned = {(k, f) for k, f in self.pinned}
@@ -196,6 +198,18 @@ class PromptSwitch:
     def __post_init__(self):
         whole("latent", self.latent, 1, 20)
         if not check_caption(self.prompt, "prompt").strip(): raise InputError("the prompt is empty: say who does what")
+
+def check_noise(
+    noise,
+    shape,        # That is wanted
+    name="noise", # Of the argument
+)->Tensor:
+    "Noise of one's own: of the right shape, and finite, or the film would be black"
+    if not torch.is_tensor(noise) or noise.shape != torch.Size(shape) or not noise.is_floating_point():
+        got = tuple(noise.shape) if torch.is_tensor(noise) else shown(noise)
+        raise InputError(f"{name}: numbers of shape {tuple(shape)}, got {got}")
+    if not torch.isfinite(noise).all(): raise InputError(f"{name}: not finite (NaN or infinity)")
+    return noise
 
 # %% ../../nbs/19_stream.ipynb #dcb6f811
 @dataclass
@@ -317,11 +331,9 @@ class ShotQueue:
 
     def check_noise(self, request:ShotRequest):
         "Noise of one's own must be the whole shot's"
-        shape, noise = (1, request.latents, *self.pipe.latent_shape(self.size)), request.noise
+        noise = request.noise
         if noise is None or callable(noise) or isinstance(noise, torch.Generator): return
-        if not torch.is_tensor(noise) or tuple(noise.shape) != shape or not noise.is_floating_point():
-            got = tuple(noise.shape) if torch.is_tensor(noise) else shown(noise)
-            raise InputError(f"noise: numbers of shape {shape}, a generator or a source, got {got}")
+        check_noise(noise, (1, request.latents, *self.pipe.latent_shape(self.size)))
 
     def cut(self):
         "End the running shot at the last frame that was handed over, and forget all prompts that wait"
@@ -422,6 +434,7 @@ class ShotMaker(ContextPreparer):
         request = shot.request
         if request.settings is not None: self.change(**asdict(request.settings))
         caption = self.caption if request.caption is None else request.caption
+        if request.caption is None: self.pipe.check(check_caption(caption), request.prompt)   # another since then?
         text = self.pipe.caption_features(caption, request.prompt, k)          # 1 l d
         rows = self.prepare() if k else self.prepare_first(text, request.image)
         self.ready, self.current = None, shot                    # from here on the cache belongs to this shot
@@ -446,7 +459,8 @@ class ShotMaker(ContextPreparer):
             table, given = replace(table, chunk=(table.position - table.position[:, :1])//3 + 1), 1
         made = generate_chunks(pipe.transformer, self.cache, table, lambda start: reader(given + start),
                                pipe.latent_shape(self.size), sampling,
-                               lambda shape, start, step: source(shape, given + start, step), self.on_step)
+                               lambda shape, start, step: check_drawn(source(shape, given + start, step), shape),
+                               self.on_step)
         yield from map(reader.keep, made)
 
     @torch.no_grad()
@@ -504,6 +518,8 @@ class Stream(ShotMaker):
         on_step=None,            # `on_step(i, sigma, x0)` -> x0, after every denoising step; it may change it
         **settings,              # See `Settings`
     ):
+        for name, f in (("preview", preview), ("on_step", on_step)):
+            if f is not None and not callable(f): raise InputError(f"{name}: a function, got {shown(f)}")
         self.preview, self.keep_latents, self.on_step, self.seen = preview, keep_latents, on_step, []
         # frames leave a GPU on it
         self.copy_stream = torch.cuda.Stream(pipe.device) if pipe.device.type == "cuda" else None

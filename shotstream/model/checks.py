@@ -60,7 +60,7 @@ def check_seed(value, name="seed")->int:
 
 def check_fps(value, name="fps")->Fraction:
     "Frames per second; broadcasters have fractions: 29.97 is 30000/1001"
-    number(name, value, 0, MAX_FPS)
+    number(name, value, .01, MAX_FPS, above=False)          # slower ones would be rounded to 0
     return Fraction(value).limit_denominator(1001)
 
 def check_size(

@@ -46,7 +46,8 @@ def as_frame(
             raise InputError(
             "a picture is a file, a PIL image or (height, width, 3) of uint8, got "
             f"{tuple(pixels.shape)} of {str(pixels.dtype).removeprefix('torch.')}")
-        picture = Image.fromarray(pixels.cpu().numpy())
+        with foreign("the picture", "give one that holds pixels", "no picture"):           # on "meta" it holds none
+            picture = Image.fromarray(pixels.cpu().numpy())
     with foreign("the picture", "give a PNG or a JPEG"): picture = ImageOps.exif_transpose(picture).convert("RGB")
     if picture.size != (size[1], size[0]): picture = ImageOps.fit(picture, (size[1], size[0]), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(picture))

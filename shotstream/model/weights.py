@@ -174,7 +174,11 @@ def as_dtype(
 # %% ../../nbs/backstage/model/weights.ipynb #f32c5ca3
 def _bare(cls, config, where):
     "A network of this config without numbers"
-    build = lambda: cls(**config) if issubclass(cls, ModelMixin) else cls(cls.config_class.from_dict(config))
+    def build():
+        if issubclass(cls, ModelMixin): return cls(**config)
+        model = cls(cls.config_class.from_dict(config))
+        model.tie_weights()                                # transformers 5.0 does so only when it loads
+        return model
     with foreign(where, f"the config is damaged: {REMEDY}"), torch.device("meta"):
         try: return build()
         except InputError as e: raise InputError(e.problems, where) from None

@@ -76,6 +76,12 @@ class Decoder(nn.Module):
     def forward(self, z): return self.linear(z[:, :self.linear.in_channels]) + self.net(z)
 
 # %% ../../nbs/04_vae.ipynb #17f29a0a
+def _refuse_training(net, inputs):
+    "Convolutions would go back through weights that are rounded by then"
+    if net.training and torch.is_grad_enabled() and not torch.is_autocast_enabled(inputs[0].device.type):
+        raise NotImplementedError("layerwise casting: this codec trains with it only inside torch.autocast; "
+                                  "otherwise call eval(), or train in one number type")
+
 class ToyVAE(StrictLoading, ModelMixin, ConfigMixin):
     """Causal video autoencoder with diffusers' interface: 4x in time, 8x in space.
 
@@ -98,6 +104,11 @@ class ToyVAE(StrictLoading, ModelMixin, ConfigMixin):
         self.encoder, self.decoder = Encoder(z_dim, dims), Decoder(z_dim, dims)
         self.register_buffer("latents_mean", torch.zeros(z_dim)) # of every latent channel, measured by `set_statistics`
         self.register_buffer("latents_std", torch.ones(z_dim))
+
+    def enable_layerwise_casting(self, *args, **kwargs):
+        "As diffusers'; training outside of autocast is refused (`NotImplementedError`)"
+        super().enable_layerwise_casting(*args, **kwargs)
+        for net in (self.encoder, self.decoder): net.register_forward_pre_hook(_refuse_training)
 
     def forward(self,
         sample:Tensor,           # (b, 3, 1+4k, h, w) in [-1, 1]

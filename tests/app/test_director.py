@@ -1,6 +1,7 @@
 """A story being made: whatever is done to it, at any moment, it stays one that could have been filmed from scratch."""
 import io
 import random
+import shutil
 import threading
 import time
 
@@ -67,6 +68,11 @@ def test_same_film_as_a_stream(pipe):
     assert torch.equal(d.shots[3].video, next(stream).video)
 
 
+@pytest.mark.parametrize("folder", [__file__, "", "a\0b", "x"*300, 3])
+def test_a_folder_that_cannot_be_one_is_refused_at_once(pipe, folder):
+    with pytest.raises(InputError): Director(pipe, CAPTION, folder=folder)
+
+
 def test_bad_wishes_lose_nothing(pipe):
     with Director(pipe, CAPTION) as d:
         d.next_shot(PROMPTS[0], latents=1)
@@ -80,7 +86,8 @@ def test_bad_wishes_lose_nothing(pipe):
         for bad in (lambda: d.rewrite(2), lambda: d.rewrite(-1), lambda: d.rewrite(0, "the dragon jumps."),
                     lambda: d.rewrite(0, latents=22),
                     lambda: d.branch(3), lambda: d.branch(-1), lambda: d.switch("branch 9"), lambda: d.on("x", print),
-                    lambda: d.export("story.doc")):
+                    lambda: d.export("story.doc"), lambda: d.branch(0.), lambda: d.branch("0"), lambda: d.switch([1]),
+                    lambda: d.on("shot", 3), *(lambda s=s: d.export("a.png", scale=s) for s in (0, -1, .5, 1000))):
             before = look(d)
             with pytest.raises(ValueError): bad()
             assert look(d) == before and d.wait(60)
@@ -353,9 +360,10 @@ def test_autosave(pipe, tmp_path):
         while d.running is None or not len(d.running): time.sleep(.001)
     with Director(pipe, folder=tmp_path/"a") as e: assert torch.equal(e.film, d.film) and len(e.shots) == 2
     errors = []
-    (tmp_path/"b").write_text("not a folder")
     d = Director(pipe, CAPTION, folder=tmp_path/"b")
     d.on("error", errors.append)
+    shutil.rmtree(tmp_path/"b")
+    (tmp_path/"b").write_text("no folder any more")
     d.next_shot(PROMPTS[0], latents=1)
     assert d.wait(60) and len(d.shots) == 1 and "could not save" in errors[0] and d.unsaved
     with pytest.raises(WriteError, match="still here"): d.close()

@@ -2,6 +2,7 @@
 import json
 import time
 
+import numpy as np
 import pytest
 
 from hypothesis import given, strategies as st
@@ -9,7 +10,7 @@ from shotstream.data.script import (
     MAX_CAPTION, MAX_SHOTS, MAX_STORY, Script, ShotPrompt, StoryError, check_script, load_clips, load_script,
     parse_script,
     save_script)
-from shotstream.data.video import read_video, write_video
+from shotstream.data.video import as_strip, contact_sheet, read_video, write_picture, write_video
 from shotstream.model.files import LINE, SCREEN, InputError
 from damage import EXAMPLES, PROPERTY, hypothesis
 
@@ -92,7 +93,6 @@ def test_any_bytes_are_a_list_of_clips_or_our_error(tmp_path_factory, data):
 @pytest.fixture(scope="module", params=["mp4", "mkv", "ts"])
 def film(request, tmp_path_factory):
     "Bytes of a small film"
-    import numpy as np
     path = tmp_path_factory.mktemp("film")/f"a.{request.param}"
     noise = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8).repeat(8, 0).repeat(8, 1)
     write_video(path, np.stack([np.roll(noise, i, 1) for i in range(24)]))
@@ -132,6 +132,41 @@ def test_time_is_linear_and_messages_fit(tmp_path, name):
         with pytest.raises(StoryError) as e: load_script(tmp_path/"a.json")
         fits(e.value)
     assert seconds(read) < 5
+
+
+def test_a_list_of_films_reaches_no_other_file(tmp_path):
+    write_video(tmp_path/"secret.mp4", np.zeros((9, 32, 32, 3), np.uint8))
+    (tmp_path/"a.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:1,\n"
+                                  f"{tmp_path}/secret.mp4\n#EXT-X-ENDLIST\n")
+    (tmp_path/"b.mp4").write_text("ffconcat version 1.0\nfile secret.mp4\n")
+    for name in ("a.mp4", "b.mp4"):
+        with pytest.raises(InputError, match="a list of films|not a film"): read_video(tmp_path/name)
+
+
+@pytest.mark.parametrize("end", ["mp4", "mkv"])
+def test_a_film_is_the_same_bytes_again_whatever_the_machine(tmp_path, end):
+    film = np.random.default_rng(0).integers(0, 256, (5, 24, 40, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+    def written(name): write_video(tmp_path/f"{name}.{end}", film); return (tmp_path/f"{name}.{end}").read_bytes()
+    first = written("a")
+    assert written("b") == first and b" threads=1 " in first
+
+
+@pytest.mark.parametrize("bad", [lambda f: as_strip(f, 0), lambda f: as_strip(f, -1),
+                                 lambda f: as_strip([f[0], f[0, :9]]),
+                                 lambda f: contact_sheet([f], scale=10**6), lambda f: contact_sheet(None),
+                                 lambda f: write_picture("a.png", f), lambda f: write_picture("a.png", f[0]/255)])
+def test_pictures_that_are_none_are_refused(bad, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError): bad(np.zeros((3, 16, 16, 3), np.uint8))
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("bad", [{"caption": "a"}, Script(3, (ShotPrompt("s"),)), Script("a", (ShotPrompt("s", 4),)),
+                                 Script("a", (ShotPrompt("s"),), 3), Script("a", (ShotPrompt("s"),), "", -1)], ids=repr)
+def test_what_could_not_be_read_is_not_saved(bad, tmp_path):
+    with pytest.raises(InputError): save_script(bad, tmp_path/"a.json")
+    assert not [*tmp_path.iterdir()]
+    save_script(Script("", ()), tmp_path/"a.json")                # a director's story that has not begun
 
 
 def test_numbers_without_end(tmp_path):

@@ -202,6 +202,13 @@ def test_caption_callable_must_speak(raw, tmp_path, answer):
 
 # --- stop and go on --------------------------------------------------------------------------------------------------
 
+@pytest.mark.parametrize("answer", ["\ud800", "x"*20_000])
+def test_a_caption_that_could_not_be_read_again_is_not_written(raw, tmp_path, answer):
+    (raw/"good.json").unlink()
+    result = run(raw, tmp_path/"out", caption=lambda frames: answer)
+    assert "shot1.caption" in result.bad["good.mp4"] and load_clips(result.csv) == []
+
+
 def files(folder): return {p.relative_to(folder): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
 
 
@@ -367,7 +374,8 @@ def test_latents_of_another_codec_are_made_again(raw, tmp_path):
     assert run(raw, tmp_path/"out").made == ["good.mp4"] and not list((tmp_path/"out").glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("wrong", [dict(fps=0), dict(fps=-1), dict(fps=float("nan")), dict(threshold=float("nan")),
+@pytest.mark.parametrize("wrong", [dict(per_clip=101), dict(caption="a ball"),
+                                   dict(fps=0), dict(fps=-1), dict(fps=float("nan")), dict(threshold=float("nan")),
                                    dict(threshold=-1), dict(longest=0), dict(longest=82), dict(shortest=0),
                                    dict(per_clip=0),
                                    dict(shortest=50, longest=9), dict(size=(31, 48)), dict(size=(10**6, 48))], ids=str)
@@ -384,6 +392,19 @@ def test_a_flash_is_no_cut(tmp_path, length):
     one[12:12+length] = 255
     write_video(tmp_path/"a.mp4", np.concatenate([one, two]))
     assert [round(a*16) for a, _ in find_shots(tmp_path/"a.mp4")] == [0, 30]
+
+
+def test_steps_of_a_decoder_are_no_cuts(tmp_path):
+    "Films of a streaming codec come in pieces of four frames that do not quite fit"
+    rng = np.random.default_rng(0)
+    def noise(): return rng.integers(0, 256, (8, 12, 3)).repeat(8, 0).repeat(8, 1)
+    def pieces(n):
+        base = noise()
+        return np.concatenate([np.stack([.8*base + .2*noise()]*4) for _ in range(n)]).round().astype(np.uint8)
+    write_video(tmp_path/"a.mp4", np.concatenate([pieces(8), pieces(6)]))
+    assert [round(a*16) for a, _ in find_shots(tmp_path/"a.mp4")] == [0, 32]
+    write_video(tmp_path/"b.mp4", np.concatenate(list(shots((30, 4, 30)))))      # a real cut has none beside it
+    assert [round(a*16) for a, _ in find_shots(tmp_path/"b.mp4")] == [0, 30, 34]
 
 
 def test_a_short_shot_is_left_out_and_not_glued(tmp_path):

@@ -254,3 +254,9 @@ def test_sample_clips():
     assert sum(p.stat().st_size for p in (SAMPLES/"clips").iterdir()) < 600_000
     film = read_video(clips[-1].video)
     assert film.shape == (clips[-1].spans[-1][1], 128, 128, 3)
+
+
+def test_a_span_may_end_with_the_film():
+    film = list(range(9))
+    assert shots_of(film, ((0, 4), (4, 9))) == [[0, 1, 2, 3], [4, 5, 6, 7, 8]]
+    with pytest.raises(StoryError, match="9 frames"): shots_of(film, ((0, 10),))

@@ -1,4 +1,5 @@
-"""What diffusers' tests for models and pipelines promise their users, kept by ours: written here from the promises."""
+"""What diffusers' tests for models and pipelines promise their users, kept by ours: written here from the promises.
+Which of their checks apply, and which test is ours for it, stands in two tables at the end; a test counts them."""
 import copy
 import inspect
 import json
@@ -242,11 +243,17 @@ def test_layerwise_casting(made, storage):
     assert torch.isfinite(got).all() and (got - expected).abs().mean() < .3*expected.abs().mean()
 
 
-def test_layerwise_casting_trains(shot):
-    model, inputs = shot
+@pytest.mark.parametrize("autocast", [False, True])
+def test_layerwise_casting_trains(made, autocast):
+    model, inputs = made
     model.train()
     model.enable_layerwise_casting(storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
-    model(**inputs).sample.pow(2).mean().backward()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        if isinstance(model, ToyVAE) and not autocast:
+            with pytest.raises(NotImplementedError, match="autocast"): model(**inputs)
+            return
+        loss = model(**inputs).sample.float().pow(2).mean()
+    loss.backward()
     assert any(p.grad is not None for p in model.parameters())
 
 
@@ -643,3 +650,95 @@ def test_stories_made_by_hand_are_checked_too(small):
     for n in (10, 0, 2.5, "9", 85, True):
         with pytest.raises(StoryError, match="frames"):
             small(Script(CAPTION, (ShotPrompt(PROMPTS[0], n),)), size=(16, 32))
+
+
+# What their mixins check, and where it is checked here
+
+def test_no_hidden_arguments_and_attributes(made):
+    "A constructor takes no `**kwargs` that nobody reads; a config's values are the config's"
+    model, _ = made
+    assert "kwargs" not in inspect.signature(type(model).__init__).parameters and not model._deprecated_kwargs
+    model.register_to_config(another=5)
+    with pytest.warns(FutureWarning): assert model.another == 5
+
+
+def test_files_are_read_side_by_side(made, tmp_path, monkeypatch):
+    from diffusers.models import modeling_utils
+    model, inputs = made
+    model.save_pretrained(tmp_path, max_shard_size="3KB")
+    monkeypatch.setattr(modeling_utils, "HF_ENABLE_PARALLEL_LOADING", True)
+    assert torch.equal(run(type(model).from_pretrained(tmp_path), inputs), run(model, inputs))
+
+
+def test_an_adapter_that_is_not_there(shot, tmp_path):
+    model, _ = shot
+    with_lora(model)
+    with pytest.raises(ValueError, match="nobody"): model.save_lora_adapter(tmp_path, adapter_name="nobody")
+    assert not [*tmp_path.iterdir()]
+
+
+SAVED, TYPES, CONFIG = "saved_and_loaded", "loaded_in_a_number_type", "a_config_makes_the_same_model"
+LORA, GROUP, PIPE_OFF = "lora_saved_and_loaded", "group_offloading", "pipeline_offloaded"
+# their check, without "test_" -> our test, without "test_"; or, after a "-", why it is none for us
+MODEL_CHECKS = dict(
+    from_save_pretrained=SAVED, from_save_pretrained_variant=SAVED, sharded_checkpoints=SAVED,
+    sharded_checkpoints_with_variant=SAVED, variant_sharded_ckpt_right_format=SAVED,
+    sharded_checkpoints_with_parallel_loading="files_are_read_side_by_side", from_save_pretrained_dtype=TYPES,
+    from_save_pretrained_dtype_inference=TYPES, keep_in_fp32_modules="exact_modules_stay_exact",
+    model_from_config=CONFIG, getattr_is_correct="no_hidden_arguments_and_attributes",
+    deprecated_kwargs="no_hidden_arguments_and_attributes", weight_overwrite="other_sizes_only_when_asked",
+    determinism="twice_the_same_and_of_the_right_shape", output="twice_the_same_and_of_the_right_shape",
+    outputs_equivalence="tuple_and_output_agree", forward_signature="tuple_and_output_agree",
+    training="training_and_ema", ema_training="training_and_ema",
+    enable_disable_gradient_checkpointing="gradient_checkpointing",
+    effective_gradient_checkpointing="gradient_checkpointing",
+    gradient_checkpointing_is_applied="gradient_checkpointing", mixed_precision_training="layerwise_casting_trains",
+    cpu_offload="offloaded_by_accelerate", disk_offload_with_safetensors="offloaded_by_accelerate",
+    disk_offload_without_safetensors="offloaded_by_accelerate", group_offloading=GROUP,
+    group_offloading_with_layerwise_casting=GROUP, group_offloading_with_disk=GROUP,
+    layerwise_casting_inference="layerwise_casting", layerwise_casting_training="layerwise_casting_trains",
+    torch_compile_repeated_blocks="repeated_blocks_are_compiled",
+    torch_compile_recompilation_and_graph_break="repeated_blocks_are_compiled",
+    compile_on_different_shapes="a_compiled_block_may_have_many_versions",
+    set_attn_processor_for_determinism="attention_processors", attention_backends="attention_backends",
+    save_load_lora_adapter=LORA, lora_adapter_metadata_is_loaded_correctly=LORA,
+    lora_adapter_wrong_metadata_raises_error="lora_that_does_not_fit",
+    lora_wrong_adapter_name_raises_error="an_adapter_that_is_not_there",
+    from_single_file="single_files_have_their_own_reader",
+    compile_with_group_offloading="", fuse_unfuse_qkv_projections="",
+    layerwise_casting_memory="- memory of a GPU", model_parallelism="- two GPUs", context_parallel="- several GPUs",
+    sharded_checkpoints_device_map="- two GPUs", wrong_device_map_string="- device_map is refused by name",
+    passing_dict_device_map_works="- device_map is refused by name", push_to_hub="- the hub",
+    local_files_only_with_sharded_checkpoint="- the hub", set_xformers_attn_processor="- xformers is refused by name",
+    auto_model="- diffusers does not know the names of our classes", quantization="- GPU libraries",
+    ip_adapter="- no image conditioning")
+PIPELINE_CHECKS = dict(
+    save_load_local="pipeline_saved_and_loaded", save_load_optional_components="pipeline_with_optional_parts_missing",
+    pipeline_call_signature="pipeline_call_signature", dict_tuple_outputs_equivalent="pipeline_output_types",
+    components_function="pipeline_components_are_shared", save_load_float16="pipeline_variant_and_number_type",
+    serialization_with_variants="pipeline_variant_and_number_type",
+    loading_with_variants="pipeline_variant_and_number_type", torch_dtype_dict="pipeline_number_types_by_part",
+    loading_with_incorrect_variants_raises_error="pipeline_variant_and_number_type",
+    to_device="pipeline_to_and_number_type", to_dtype="pipeline_to_and_number_type",
+    callback_inputs="pipeline_steps_and_callback", callback_cfg="pipeline_steps_and_callback",
+    cfg="pipeline_guidance", model_cpu_offload_forward_pass=PIPE_OFF, cpu_offload_forward_pass_twice=PIPE_OFF,
+    sequential_cpu_offload_forward_pass=PIPE_OFF, sequential_offload_forward_pass_twice=PIPE_OFF,
+    group_offloading_inference=PIPE_OFF, pipeline_level_group_offloading_inference=PIPE_OFF,
+    attention_slicing_forward_pass="pipeline_refuses_by_name", xformers_attention="pipeline_refuses_by_name",
+    pipeline_with_accelerator_device_map="pipeline_refuses_by_name", layerwise_casting_inference="layerwise_casting",
+    encode_prompt_works_in_isolation="- every shot reads its own prompt: embeddings are no argument",
+    pyramid_attention_broadcast="caches_that_skip_steps_refuse", faster_cache="caches_that_skip_steps_refuse",
+    first_block_cache="caches_that_skip_steps_refuse",
+    inference_batch_consistent="- a list of prompts is one story, not a batch",
+    inference_batch_single_identical="- a list of prompts is one story, not a batch",
+    num_images_per_prompt="- one film for a story", float16_inference="- float16 needs a GPU",
+    freeu="- no UNet", save_load_dduf="- the hub's own file format", push_to_hub="- the hub")
+
+
+def test_their_checks_are_here():
+    "Every check that applies names a test; 95 of 100 have one"
+    checks = [*MODEL_CHECKS.values(), *PIPELINE_CHECKS.values()]
+    apply = [ours for ours in checks if not ours.startswith("-")]
+    assert [ours for ours in apply if ours and f"test_{ours}" not in globals()] == []
+    covered = sum(map(bool, apply))
+    assert len(apply) >= 70 and covered >= .95*len(apply), f"{covered} of {len(apply)}, {len(checks)} in all"

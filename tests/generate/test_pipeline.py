@@ -135,7 +135,16 @@ def test_the_teacher_takes_guidance_and_a_negative_prompt(pipe):
     (dict(callback_on_step_end_tensor_inputs=["prompt_embeds"]), "latents"),
     (dict(latents=torch.zeros(1, 3, 32, 8, 8)), "one for each of 2"),
     (dict(latents=torch.zeros(1, 3, 32, 8, 8), noise=[]), "says everything"),
-    (dict(latents=[torch.zeros(1, 32, 3, 8, 8)]*2), "noise of shape"),
+    (dict(latents=[torch.zeros(1, 32, 3, 8, 8)]*2), "latents: numbers of shape"),
+    (dict(latents=3), "one for each of 2"),
+    (dict(latents=[torch.full((1, 3, 32, 8, 8), torch.nan)]*2), "not finite"), (dict(latents=["a", "b"]), "latents"),
+    (dict(generator=3), "torch.Generator"), (dict(noise="ab"), "a list or a function"), (dict(noise=[3, 3]), "noise"),
+    (dict(noise=lambda k, shape: lambda *a: torch.zeros(2)), "a source draws"), (dict(num_frames=10**5000), "1 \\+ 4k"),
+    (dict(pinned=((2, 0),)), "no frame 0 of shot 2"), (dict(pinned=((0, 9),)), "no frame 9 of shot 0"),
+    (dict(callback_on_step_end=3), "a function"), (dict(callback_on_step_end=lambda *a: 3), "returns a dict"),
+    (dict(callback_on_step_end=lambda *a: {"latents": torch.zeros(2)}), "numbers of shape"),
+    (dict(teacher=True, guidance_scale=torch.nan), "guidance"), (dict(teacher=True, guidance="7"), "guidance"),
+    (dict(teacher=True, guide_above=2.), "guide_above"), (dict(teacher=True, negative_prompt="a dragon"), "dragon"),
     (dict(generator=[torch.Generator()]), "generator"), (dict(num_inference_steps=99), "1 to 50"),
     (dict(caption="a story."), "own caption"), (dict(phi=0., bogus=1), "bogus")])
 def test_bad_arguments(pipe, named, message):

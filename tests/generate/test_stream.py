@@ -30,6 +30,7 @@ SETTINGS = [dict(budget=0), dict(budget=2.5), dict(budget=22), dict(window=2), d
             dict(phi=math.nan), dict(phi=math.inf), dict(phi="1/6"), dict(phi=None), dict(steps=0), dict(steps=51),
             dict(steps=2.5), dict(steps=True), dict(steps=("x",)), dict(steps=(1001,)), dict(rule="newest"),
             dict(rule=None),
+            dict(phi=1e300), dict(steps=(100, 900)), dict(steps=(900, 900)),
             dict(rule=["first"]), dict(pinned=3), dict(pinned=[0]), dict(pinned=[(0, -1)]), dict(pinned=[(0, .5)]),
             dict(pinned=[(k, 0) for k in range(7)]), dict(fi=1)]
 
@@ -69,9 +70,22 @@ def test_noise(pipe):
     whole = torch.randn(1, 2, *pipe.latent_shape((64, 64)))
     for bad in (whole[:, :1], whole[0], whole.int(), whole[:, :, 1:], whole.numpy(), 3, [whole]):
         with pytest.raises(InputError, match="noise"): stream.next_shot(PROMPT, latents=2, noise=bad)
+    with pytest.raises(InputError, match="not finite"): stream.next_shot(PROMPT, latents=2, noise=whole*torch.inf)
     for good in (whole, torch.Generator().manual_seed(3), lambda shape, start, step: torch.zeros(shape)):
         stream.next_shot(PROMPT, latents=2, noise=good)
     assert sum(len(f.video) for f in stream) == 3*5
+
+
+def test_what_is_set_later_is_checked_before_it_films(pipe):
+    for bad in (dict(preview=3), dict(keep_films=True, preview="x")):
+        with pytest.raises(InputError, match="preview"): pipe.stream(CAPTION, **bad)
+    stream = pipe.stream(CAPTION)
+    stream.next_shot(PROMPT, latents=1)
+    stream.caption = "a dragon."
+    with pytest.raises(InputError, match="dragon"): next(stream)
+    stream.caption = CAPTION
+    stream.next_shot(PROMPT, latents=1, noise=lambda *a: torch.zeros(3))
+    with pytest.raises(InputError, match="a source draws"): next(stream)
 
 
 def test_numbers_of_numpy_are_numbers():
