@@ -2892,6 +2892,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'shotstream/train/stages.py'),
                                          'shotstream.train.stages.OwnHistory.state_dict': ( 'backstage/train/stages.html#ownhistory.state_dict',
                                                                                             'shotstream/train/stages.py'),
+                                         'shotstream.train.stages.PairSettings': ( 'backstage/train/stages.html#pairsettings',
+                                                                                   'shotstream/train/stages.py'),
                                          'shotstream.train.stages.RefitStage': ( 'backstage/train/stages.html#refitstage',
                                                                                  'shotstream/train/stages.py'),
                                          'shotstream.train.stages.RefitStage.__init__': ( 'backstage/train/stages.html#refitstage.__init__',

@@ -37,7 +37,7 @@ from ..train.loop import Trainer, save_text, seed_of, start_machine
 from ..train.optim import keep_freed_memory
 from ..train.recipes import same_settings
 from ..train.stages import (
-    Models, OdeLoss, OdePairs, channel_weight, copy_of, generate_ode_pairs, load_text_encoder)
+    Models, OdeLoss, OdePairs, PairSettings, channel_weight, copy_of, generate_ode_pairs, load_text_encoder)
 
 # %% ../../nbs/backstage/evaluate/ablate.ipynb #84f83291
 PAPER_COLUMNS = ("intra_subject", "intra_background", "inter_semantic", "inter_subject", "inter_background",
@@ -327,8 +327,8 @@ def make_pairs(run:Run, name:str, seed:int):
     models = replace(run.models, teacher=teacher).frozen(run.machine.device)
     data = SingleShots(run.dataset(), track.size.latents) if single else ShortShots(run.dataset(), track.size.latents)
     options = replace(SINGLE_TRAINING if single else TOY_TRAINING, pair_steps=2*track.steps)
-    n = generate_ode_pairs(folder, models, data, run.machine, batch=track.pair_batch, seed=seed, options=options,
-                           progress=False, **run.length(name, seed))
+    settings = PairSettings(track.pair_batch, seed, options, progress=False)
+    n = generate_ode_pairs(folder, models, data, run.machine, **run.length(name, seed), settings=settings)
     save_text(folder/"done", str(n))
     run.learned("pairs", n)
 

@@ -190,8 +190,9 @@ class CaptionProbe(nn.Module):
         facts:Tensor,  # (shots, l, 8) from `caption_batch`
     )->Tensor:         # A number
         "Cross-entropy, averaged over the words that are asked, summed over facts"
-        return sum(F.cross_entropy(said.flatten(0, 1), true.flatten(), ignore_index=-1)
-                   for said, true in zip(self(words), facts.unbind(-1)))
+        errors = [F.cross_entropy(said.flatten(0, 1), true.flatten(), ignore_index=-1)
+                  for said, true in zip(self(words), facts.unbind(-1))]
+        return torch.stack(errors).sum()
 
     def accuracy(self, words:Tensor, facts:Tensor)->dict: # {fact: share of right answers}, arguments as of `loss`
         "How often is the likeliest answer right?"

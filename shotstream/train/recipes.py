@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import nn
 from ..toy.vae import ToyVAE, codec_loss, psnr, set_statistics, start_from_pca
 from ..model.pixels import to_float
@@ -24,11 +25,10 @@ from .optim import MuonAdamW, keep_freed_memory
 from ..generate.pipeline import ASSETS
 from ..toy.render import render_shot
 from .stages import (
-    Models, OdePairs, OdeStage, OwnHistory, RefitStage, SIZES, SelfForcingStage, TeacherStage, TextStage, ToySize,
-    TrueHistory,
-    for_device, generate_ode_pairs, load_text_encoder, load_transformer)
+    Models, OdePairs, OdeStage, OwnHistory, PairSettings, RefitStage, SIZES, SelfForcingStage, TeacherStage, TextStage,
+    ToySize, TrueHistory, for_device, generate_ode_pairs, load_text_encoder, load_transformer)
 from ..toy.vocabulary import toy_tokenizer
-from .loop import FolderLock, Player, Stage, Trainer, save_text, start_machine
+from .loop import FolderLock, Machine, Player, Stage, Trainer, save_text, start_machine
 from ..model.transformer import ShotTransformer
 from ..toy.world import draw_story, world_hash
 from ..data.script import read_json
@@ -156,13 +156,13 @@ SHARES = dict(text=.03, base=.15, teacher=.4, pairs=.06, ode=.07, stage1=.13, st
 class ToyRun:
     "One making of the toy: where, with what, and how long each stage may take"
     folder:Path
-    accelerator:object
-    machine:object
+    accelerator:Accelerator
+    machine:Machine
     size:ToySize
-    minutes:float=None       # Of everything; shared out by `SHARES`
-    steps:int=None           # Instead: so many steps per stage (for tests; repeatable)
-    models:Models=None       # Shipped codec and classifier
-    data:LatentDataset=None
+    minutes:float|None=None  # Of everything; shared out by `SHARES`
+    steps:int|None=None      # Instead: so many steps per stage (for tests; repeatable)
+    models:Models|None=None  # Shipped codec and classifier
+    data:LatentDataset|None=None
     seed:int=0
     progress:bool=True
     alone:bool=False         # One stage takes all the minutes
@@ -238,7 +238,7 @@ def check_origin(run:ToyRun, name:str):
 
 def start_toy(
     folder,                 # Everything is kept here; the same call goes on from what is there
-    minutes:float=None, steps:int=None, # Of the whole recipe, or steps of every stage
+    minutes:float|None=None, steps:int|None=None, # Of the whole recipe, or steps of every stage
     device=None, size="small", # One of `SIZES`
     seed:int=0, progress:bool=True, compiles=None,
 )->ToyRun:
@@ -301,9 +301,9 @@ def make_pairs(run:ToyRun):
     if run.done("pairs"): return
     write_origin(run, "pairs")
     fill(run)
-    n = generate_ode_pairs(run.folder/"pairs", run.models, run.data, run.machine,
-                           batch=4 if run.steps else 12*run.size.films//8, seed=run.seed,
-                           progress=run.progress, rank=run.accelerator.process_index, **long)
+    settings = PairSettings(4 if run.steps else 12*run.size.films//8, run.seed, progress=run.progress,
+                            rank=run.accelerator.process_index)
+    n = generate_ode_pairs(run.folder/"pairs", run.models, run.data, run.machine, **long, settings=settings)
     run.accelerator.wait_for_everyone()
     if run.accelerator.is_main_process: save_text(run.folder/"pairs"/"done", str(n))
     run.accelerator.wait_for_everyone()

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SIZES', 'LINEARS', 'Models', 'ToySize', 'for_device', 'CaptionLoss', 'TextStage', 'channel_weight', 'TeacherLoss',
            'NextShotLoss', 'muon', 'TeacherStage', 'load_transformer', 'load_text_encoder', 'encode_batch',
-           'validation_examples', 'validate', 'generate_ode_pairs', 'weights_hash', 'check_marks', 'ode_pairs',
-           'OdePairs', 'OdeLoss', 'sharpness_and_motion', 'Screening', 'OdeStage', 'copy_of', 'TrueHistory',
-           'OwnHistory', 'own_history', 'CriticLoss', 'StudentLoss', 'add_lora', 'lerp_weights', 'merged',
-           'SelfForcingStage', 'true_frames', 'DecoderLoss', 'FrameCriticLoss', 'RefitStage']
+           'validation_examples', 'validate', 'PairSettings', 'generate_ode_pairs', 'weights_hash', 'check_marks',
+           'ode_pairs', 'OdePairs', 'OdeLoss', 'sharpness_and_motion', 'Screening', 'OdeStage', 'copy_of',
+           'TrueHistory', 'OwnHistory', 'own_history', 'CriticLoss', 'StudentLoss', 'add_lora', 'lerp_weights',
+           'merged', 'SelfForcingStage', 'true_frames', 'DecoderLoss', 'FrameCriticLoss', 'RefitStage']
 
 # %% ../../nbs/backstage/train/stages.ipynb #ca044f97
 import copy, hashlib, random
@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
 from ..toy.vae import ToyVAE, psnr
 from ..model.pixels import to_float, to_uint8
 from ..model.frame_table import FrameTable, first_shot_table, next_shot_table, stack_stories
@@ -53,9 +54,9 @@ class Models:
     "The networks that a stage uses but does not train, on one device"
     vae:ToyVAE
     text_encoder:nn.Module
-    tokenizer:object
-    teacher:ShotTransformer=None
-    classifier:nn.Module=None
+    tokenizer:PreTrainedTokenizerBase
+    teacher:ShotTransformer|None=None
+    classifier:nn.Module|None=None
     examples:dict=field(default_factory=dict)  # Of `validation_examples`
     def frozen(self, device)->"Models":
         "On a device, in evaluation mode, without gradients"
@@ -129,7 +130,7 @@ class TeacherLoss(nn.Module):
         data:LatentDataset,
         weight:Tensor,          # Of channels, see `channel_weight`
         frames:int,             # Latent frames per step, context included
-        probe:ProbeLoss=None,   # Asked about the frames, if given
+        probe:ProbeLoss|None=None, # Asked about the frames, if given
         probe_weight:float=.05, # At the beginning; it falls to 0
         lengths=((1, 1, 1, 3), (1, 3, 5, 5, 9)), # Latents of a shot: in the first part of the run, and after it
         first:float=.4,         # The first part
@@ -277,21 +278,31 @@ def validate(transformer, text_encoder, models:Models, examples, past:bool)->dic
                       other_history=loss(context.roll(1, 0), table))
 
 # %% ../../nbs/backstage/train/stages.ipynb #18e666fa
+@dataclass(frozen=True)
+class PairSettings:
+    "How the teacher's trajectories are made, and by whom"
+    batch:int=12           # Stories in a file
+    seed:int=0
+    options:TrainingOptions=TOY_TRAINING
+    progress:bool=True
+    rank:int=0             # Of `machine.processes`: each makes the files of its own numbers
+
 @torch.no_grad()
 def generate_ode_pairs(
     folder, models:Models, data:LatentDataset, machine:Machine,
-    pairs:int=None, minutes:float=None, # How many, or how long
-    batch:int=12, seed:int=0, options:TrainingOptions=TOY_TRAINING, progress=True,
-    rank:int=0,            # Of `machine.processes`: each makes the files of its own numbers
+    pairs:int|None=None, minutes:float|None=None, # How many, or how long
+    settings:PairSettings=PairSettings(),
 )->int: # Pairs in the folder
     "Sampling paths of the teacher with their ends, in files of one batch; what is there already is kept (§5.1)"
-    folder, clock, i = Path(folder), WorkClock(), rank
+    folder, clock, i = Path(folder), WorkClock(), settings.rank
+    batch, seed, options = settings.batch, settings.seed, settings.options
     folder.mkdir(parents=True, exist_ok=True)
     marks = dict(data.marks, teacher=weights_hash(models.teacher), text=weights_hash(models.text_encoder),
                  seed=str(seed), steps=str(options.pair_steps), guidance=str(options.pair_guidance),
                  sampling=str(options.sampling))
     sampling = replace(options.sampling, steps=options.pair_steps)
-    bar = tqdm(total=pairs or round(60*minutes), unit="pair" if pairs else "s", desc="ODE pairs", disable=not progress)
+    bar = tqdm(total=pairs or round(60*minutes), unit="pair" if pairs else "s", desc="ODE pairs",
+               disable=not settings.progress)
     while (i*batch < pairs) if pairs else (clock.tick() < 60*minutes):
         path = folder/f"{i:05d}.safetensors"
         if path.exists(): check_marks(path, marks)

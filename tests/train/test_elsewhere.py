@@ -20,8 +20,8 @@ from shotstream.toy.world import draw_story
 from shotstream.train import stages
 from shotstream.train.loop import Machine, Trainer
 from shotstream.train.stages import (
-    Models, OdePairs, OdeStage, OwnHistory, RefitStage, SelfForcingStage, TeacherStage, TextStage, ToySize,
-    TrueHistory, copy_of, generate_ode_pairs)
+    Models, OdePairs, OdeStage, OwnHistory, PairSettings, RefitStage, SelfForcingStage, TeacherStage, TextStage,
+    ToySize, TrueHistory, copy_of, generate_ode_pairs)
 
 ELSEWHERE = torch.device("meta")
 SIZE = ToySize(1, 4, 32, 24, 2)
@@ -122,7 +122,8 @@ def test_batches_made_ahead(models, data, train):
 
 def test_students(models, data, train, tmp_path):
     options = replace(TOY_TRAINING, pair_steps=2)
-    generate_ode_pairs(tmp_path/"pairs", models, data, train.machine, pairs=2, batch=2, progress=False, options=options)
+    generate_ode_pairs(tmp_path/"pairs", models, data, train.machine, pairs=2,
+                       settings=PairSettings(2, options=options, progress=False))
     pairs = OdePairs(tmp_path/"pairs")                       # safetensors knows no such device
     pairs.batches = [{k: v.to(ELSEWHERE) for k, v in batch.items()} for batch in pairs.batches]
     train(OdeStage(models, pairs, train.machine, tmp_path/"ode"))
