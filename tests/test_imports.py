@@ -109,7 +109,8 @@ def test_public_face():
 
 
 # what is installed under another name, or by something that is asked for: its owner
-OWNERS = {"scenedetect": "scenedetect-headless", "PIL": "matplotlib", "huggingface_hub": "diffusers"}
+OWNERS = {"scenedetect": "scenedetect-headless", "PIL": "matplotlib", "huggingface_hub": "diffusers",
+          "typing_extensions": "torch"}
 
 
 def test_what_is_imported_is_asked_for():
