@@ -620,6 +620,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'shotstream/evaluate/ablate.py'),
                                             'shotstream.evaluate.ablate.clock_of': ( 'backstage/evaluate/ablate.html#clock_of',
                                                                                      'shotstream/evaluate/ablate.py'),
+                                            'shotstream.evaluate.ablate.command': ( 'backstage/evaluate/ablate.html#command',
+                                                                                    'shotstream/evaluate/ablate.py'),
                                             'shotstream.evaluate.ablate.compare': ( 'backstage/evaluate/ablate.html#compare',
                                                                                     'shotstream/evaluate/ablate.py'),
                                             'shotstream.evaluate.ablate.comparisons': ( 'backstage/evaluate/ablate.html#comparisons',

@@ -8,7 +8,7 @@ __all__ = ['PAPER_COLUMNS', 'PAPER', 'PAPER_FPS', 'ROWS', 'TABLES', 'PACKED', 'C
            'start_run', 'weights_hash', 'make_stage', 'make_rival', 'make_student', 'make_pairs', 'ShortShots',
            'train_job', 'story_of', 'lengths_of', 'switched', 'film_row', 'score_film', 'score_shots', 'paper_scorer',
            'measure_row', 'clock_of', 'table_sheet', 'stories_for', 'as_rows', 'mean_of', 'paired', 'by_story',
-           'can_tell', 'verdict', 'compare', 'agreement', 'shot_by_shot', 'summary', 'ablate', 'as_table']
+           'can_tell', 'verdict', 'compare', 'agreement', 'shot_by_shot', 'summary', 'command', 'ablate', 'as_table']
 
 # %% ../../nbs/backstage/evaluate/ablate.ipynb #de705d7c
 import hashlib, json, math, time
@@ -502,7 +502,7 @@ def measure_row(
     if file.exists(): return json.loads(file.read_text())
     scorer = scorer or run.scorer()
     model, size, frames = run.network(row.job, seed).eval(), run.track.size, lengths_of(row, run.track.size)
-    values, by_shot, strips, seconds, clock = [], [], [], 0., clock_of(run.machine.device)
+    values, by_shot, strips, seconds, clock, start = [], [], [], 0., clock_of(run.machine.device), time.time()
     rounded = lambda v: None if math.isnan(v) else round(v, 5)
     for i in range(stories):
         story, began = story_of(i, size, frames), clock()
@@ -516,7 +516,7 @@ def measure_row(
     Image.fromarray(contact_sheet(strips, count=3*len(frames))).save(file.with_suffix(".png"))
     out = dict(values=values, by_shot=by_shot, fps=round(sum(frames)*stories/seconds, 3),
                weights=weights_hash(*run.folders(row.job, seed)),
-               steps=None if row.job in PACKED else run.taken(row.job, seed))
+               steps=None if row.job in PACKED else run.taken(row.job, seed), wall=round(time.time() - start, 1))
     save_text(file, json.dumps(out))
     return out
 
@@ -647,13 +647,19 @@ def summary(run:Run, table:str, seeds:int, measured:dict, seconds:float)->dict: 
         rows[name] = dict(columns={c: [round(x, 5) for x in (mean_of(v), *interval(v, mean_of))] if len(v) > 1 else None
                                    for c, v in known.items()},
                           by_shot=shot_by_shot(m, drawn), fps=[one["fps"] for one in m], weights=[one["weights"] for one in m],
-                          steps=[one["steps"] for one in m])
+                          steps=[one["steps"] for one in m], wall=[one.get("wall") for one in m])
     compared = compare(table, measured)
     return dict(table=table, trained=table not in SHIPPED, seeds=seeds, track=asdict(run.track), minutes=run.minutes, steps=run.steps,
                 kinds=run.kinds(), base=weights_hash(run.base/"transformer"), world=world_hash(),
                 machine=str(run.machine), threads=torch.get_num_threads(), torch=torch.__version__,
                 seconds_of_this_sitting=round(seconds, 1), rows=rows, comparisons=compared,
                 agreement=[*agreement(compared)])
+
+def command(table, seeds, track, minutes, options): # As a person would type it; folders are left out
+    "What makes this again"
+    said = dict(seeds=seeds, track=track, minutes=minutes, steps=options.get("steps"))
+    if "rows" in options: said["rows"] = " ".join(options["rows"])
+    return f"shotstream ablate {table} " + " ".join(f"--{k} {v}" for k, v in said.items() if v is not None)
 
 def ablate(
     # "table1", "table3", "table4", or "relatives": six more systems. Or, with weights as they are: "table1_free", other
@@ -695,6 +701,7 @@ def ablate(
                 measured[row.name].append(measure_row(run, row, seed, stories))
                 bar.update()
     result = summary(run, table, seeds, measured, time.time() - began)
+    result["command"] = command(table, seeds, track, minutes, o)
     save_text(run.folder/"results.json", json.dumps(result, indent=1) + "\n")
     table_sheet(run, rows).save(run.folder/"sheet.png", optimize=True)
     return result

@@ -373,6 +373,9 @@ def test_a_table_without_training(tmp_path, quick):
     assert rows["student"]["weights"] == [weights_hash(toy/"transformer")]*2 == rows["student_no_indicator"]["weights"]
     assert rows["student_stage1"]["weights"] == [weights_hash(toy/"transformer", toy)]*2 != rows["student"]["weights"]
     assert rows["student"]["steps"] == [None]*2
+    assert result["command"] == ("shotstream ablate table4_switched --seeds 2 --track tiny --rows student "
+                                 "student_no_indicator student_stage1")
+    assert all(w > 0 for w in rows["student"]["wall"])
     curves = rows["student"]["by_shot"]
     assert set(curves) == {"captioned", "hero_kept", "flat_share"} and curves["hero_kept"][0] is None
     for low_high in curves["flat_share"]: assert low_high[1] <= low_high[0] <= low_high[2]
