@@ -614,7 +614,8 @@ def compare(
             numbers = [PAPER[table][p].get(column) for p in paper] if paper else [None]
             expected = None if None in numbers else round(numbers[0] - numbers[1], 4)
             out.append(dict(better=better, worse=worse, column=column, paper=expected,
-                            difference=d and [round(x, 5) for x in d], verdict=verdict(d, expected, can_tell(*both, seeds))))
+                            difference=d and [round(x, 5) for x in d],
+                            verdict=verdict(d, expected, can_tell(*both, seeds))))
     return out
 
 def agreement(compared:list)->tuple: # (comparisons that agree, comparisons that can be told)
@@ -646,10 +647,12 @@ def summary(run:Run, table:str, seeds:int, measured:dict, seconds:float)->dict: 
         known = {c: v[~v.isnan()] for c, v in values.items()}
         rows[name] = dict(columns={c: [round(x, 5) for x in (mean_of(v), *interval(v, mean_of))] if len(v) > 1 else None
                                    for c, v in known.items()},
-                          by_shot=shot_by_shot(m, drawn), fps=[one["fps"] for one in m], weights=[one["weights"] for one in m],
+                          by_shot=shot_by_shot(m, drawn), fps=[one["fps"] for one in m],
+                          weights=[one["weights"] for one in m],
                           steps=[one["steps"] for one in m], wall=[one.get("wall") for one in m])
     compared = compare(table, measured)
-    return dict(table=table, trained=table not in SHIPPED, seeds=seeds, track=asdict(run.track), minutes=run.minutes, steps=run.steps,
+    return dict(table=table, trained=table not in SHIPPED, seeds=seeds, track=asdict(run.track), minutes=run.minutes,
+                steps=run.steps,
                 kinds=run.kinds(), base=weights_hash(run.base/"transformer"), world=world_hash(),
                 machine=str(run.machine), threads=torch.get_num_threads(), torch=torch.__version__,
                 seconds_of_this_sitting=round(seconds, 1), rows=rows, comparisons=compared,
