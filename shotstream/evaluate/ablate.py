@@ -688,6 +688,10 @@ def ablate(
     track = track or ("films" if table in SHIPPED else "full" if cuda else "short")
     run = start_run(folder or Path("runs")/"ablate"/table, track, o.get("base"), minutes, o.get("steps"), device,
                     trains=table not in SHIPPED)
+    wanted = {folder: r.name for r in rows if r.job in PACKED for folder in run.folders(r.job, 0)}
+    if lacks := {folder: name for folder, name in wanted.items() if not any(folder.glob("*.safetensors"))}:
+        folder, name = next(iter(lacks.items()))
+        raise ValueError(f"no weights in {folder}, which row {name} films with: leave out the row, or give another base")
     names = jobs_of(rows)
     weight = seeds*sum(KINDS[JOBS[n].kind] for n in names)
     if minutes: run.share = TRAINING_SHARE*minutes/max(weight, 1.)

@@ -391,6 +391,16 @@ def test_a_table_without_training(tmp_path, quick):
     with pytest.raises(ValueError, match="begun with"): ablate("table4_switched", **call | dict(track="long"))
 
 
+def test_a_toy_that_lacks_weights_is_told_before_anything_is_filmed(tmp_path, quick):
+    toy = tmp_path/"toy"
+    for part in ("transformer", "text_encoder"): shutil.copytree(ASSETS/"toy"/part, toy/part)
+    call = dict(folder=tmp_path/"run", **TINY)
+    with pytest.raises(ValueError, match="no weights in .*ode, which row student_ode films with"):
+        ablate("table4_switched", options=dict(base=toy, rows=["student", "student_ode"]), **call)
+    assert not (tmp_path/"run"/"rows").exists()
+    assert list(ablate("table4_switched", options=dict(base=toy, rows=["student"]), **call)["rows"]) == ["student"]
+
+
 @pytest.mark.parametrize("length", [dict(minutes=3.), dict(options=dict(steps=3))])
 def test_what_is_not_trained_takes_no_minutes(tmp_path, length):
     with pytest.raises(ValueError, match="give neither minutes nor steps"):
