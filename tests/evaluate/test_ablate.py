@@ -190,6 +190,8 @@ def test_quality_shot_by_shot(classifier):
     for column in good: assert good[column][1:2] == bad[column][1:2]
     assert bad["hero_kept"][2] < good["hero_kept"][2] - .05 and bad["flat_share"][2] > .5 > .1 > bad["flat_share"][3]
     assert bad["captioned"][3] < good["captioned"][3]
+    began = score_shots(torch.cat([render_shot(other, 0), *clean[1:]]), story, classifier)["hero_kept"]
+    assert all(b < g - .05 for b, g in zip(began[1:], good["hero_kept"][1:])), "all shots are held against the first"
     whole = score_film(torch.cat(clean), story, classifier)
     assert sum(good["captioned"])/4 == pytest.approx(whole["captioned"], abs=.1)
     with pytest.raises(ValueError, match="a film of 17 frames for shots of"): score_shots(clean[0], story, classifier)
