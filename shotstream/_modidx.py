@@ -666,6 +666,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'shotstream/evaluate/ablate.py'),
                                             'shotstream.evaluate.ablate.table_sheet': ( 'backstage/evaluate/ablate.html#table_sheet',
                                                                                         'shotstream/evaluate/ablate.py'),
+                                            'shotstream.evaluate.ablate.through_codec': ( 'backstage/evaluate/ablate.html#through_codec',
+                                                                                          'shotstream/evaluate/ablate.py'),
                                             'shotstream.evaluate.ablate.train_job': ( 'backstage/evaluate/ablate.html#train_job',
                                                                                       'shotstream/evaluate/ablate.py'),
                                             'shotstream.evaluate.ablate.verdict': ( 'backstage/evaluate/ablate.html#verdict',

@@ -6,9 +6,10 @@
 __all__ = ['PAPER_COLUMNS', 'PAPER', 'PAPER_FPS', 'ROWS', 'TABLES', 'PACKED', 'CONTEXT', 'POLICIES', 'SHIPPED', 'KINDS', 'JOBS',
            'TRACKS', 'SCENE', 'TRAINING_SHARE', 'ENOUGH', 'Row', 'comparisons', 'Job', 'jobs_of', 'Track', 'Run',
            'start_run', 'weights_hash', 'make_stage', 'make_rival', 'make_student', 'make_pairs', 'ShortShots',
-           'train_job', 'story_of', 'lengths_of', 'switched', 'film_row', 'score_film', 'score_shots', 'paper_scorer',
-           'measure_row', 'clock_of', 'table_sheet', 'stories_for', 'as_rows', 'mean_of', 'paired', 'by_story',
-           'can_tell', 'verdict', 'compare', 'agreement', 'shot_by_shot', 'summary', 'command', 'ablate', 'as_table']
+           'train_job', 'story_of', 'lengths_of', 'through_codec', 'switched', 'film_row', 'score_film', 'score_shots',
+           'paper_scorer', 'measure_row', 'clock_of', 'table_sheet', 'stories_for', 'as_rows', 'mean_of', 'paired',
+           'by_story', 'can_tell', 'verdict', 'compare', 'agreement', 'shot_by_shot', 'summary', 'command', 'ablate',
+           'as_table']
 
 # %% ../../nbs/backstage/evaluate/ablate.ipynb #de705d7c
 import hashlib, json, math, time
@@ -28,10 +29,11 @@ from .variants import (
     flow_stage, load_network, make_variant, next_shot_stage, shotstream_stage, system_stage)
 from ..generate.teacher import TOY_GUIDANCE, TOY_SAMPLING, TOY_TRAINING, drop_history, sample_shot
 from ..model.checkpoints import merge_lora, read_checkpoint
-from ..model.pixels import to_uint8
+from ..model.pixels import to_float, to_uint8
 from ..model.transformer import ShotTransformer
 from ..toy.classifier import CAPTIONED, AttributeClassifier, truth
 from ..toy.networks import ASSETS
+from ..toy.render import render_shot
 from ..toy.vae import ToyVAE
 from ..toy.vocabulary import toy_tokenizer
 from ..toy.world import draw_story, world_hash
@@ -144,6 +146,8 @@ ROWS |= dict(
         Row("shotstream", "reference", "as it was trained", "student", "shotstream"),
         Row("other_noise", "null", "the same once more, from other noise", "student", "student", better="shotstream",
             switch="other_noise"),
+        Row("one_clip", "control", "renders through the codec, as one clip: what the codec alone does to cuts", "student",
+            "one_clip", better="shotstream"),
         *(Row(name, "policies", "its cache, places and schedule over ShotStream's weights", "student", name,
               better="shotstream") for name in POLICIES),
         Row("cinetrans", "policies", "its masks over the weights of ShotStream's teacher", "teacher", "cinetrans",
@@ -409,7 +413,14 @@ def story_of(i:int, size:Size, frames:list): # A `Story`
 def lengths_of(row:Row, size:Size)->list: # Frames of every shot
     "As long as the row's system makes them"
     latents = [size.latents]*size.shots
-    return film_frames(SYSTEMS["shotstream" if row.film in ("teacher", "student") else row.film], latents)
+    like = dict(teacher="shotstream", student="shotstream", one_clip="self_forcing").get(row.film, row.film)
+    return film_frames(SYSTEMS[like], latents)
+
+@torch.no_grad()
+def through_codec(vae, story)->torch.Tensor: # (f, h, w, 3) uint8
+    "The true film as systems decode theirs that lay all shots on one axis: a latent's frames lean on those before a cut"
+    film = torch.cat([render_shot(story, k) for k in range(len(story.shots))])[None].to(vae.device)
+    return to_uint8(vae.decode(vae.encode(to_float(film).to(vae.dtype)).latent_dist.mode()).sample)[0].cpu()
 
 def switched(
     shoot,      # For `film_next_shots`
@@ -428,6 +439,7 @@ def film_row(
     story, seed:int,       # A `Story`
 )->torch.Tensor:           # (f, h, w, 3) uint8
     "One story, from captions alone, with its own past"
+    if row.film == "one_clip": return through_codec(run.models.vae, story)
     latents = [run.track.size.latents]*len(story.shots)
     g = torch.Generator().manual_seed(seed + (row.switch == "other_noise"))
     if row.film not in ("teacher", "student"):

@@ -61,7 +61,7 @@ def test_rows_that_are_filmed_as_they_are():
     assert claims["table1_free", "longlive"] == ("shotstream", "longlive")
     assert claims["table3_switched", "teacher_first_last"] == ("ours", "first_last")
     assert claims["table4_switched", "student_no_indicator"] == ("ours", "no_indicator")
-    for nothing in (("table1_free", "other_noise"), ("table1_free", "deep_forcing"),
+    for nothing in (("table1_free", "other_noise"), ("table1_free", "one_clip"), ("table1_free", "deep_forcing"),
                     ("table4_switched", "student_first"), ("table3_switched", "teacher_no_history")):
         assert claims[nothing] is None, "Table 3 is about teachers; nobody claims anything about noise"
 
@@ -356,6 +356,17 @@ def test_rows_film_with_their_weights_and_their_switch(packed):
         for b in names: assert a == b or films[a].shape != films[b].shape or not torch.equal(films[a], films[b]), (a, b)
     alone = film("student_no_history")
     assert torch.equal(alone[:5], ours[:5]) and not torch.equal(alone[5:], ours[5:])
+
+
+def test_what_the_codec_alone_does_to_a_cut(packed):
+    row = next(r for r in ROWS["table1_free"] if r.name == "one_clip")
+    size = Size(2, 2)
+    story = story_of(0, size, lengths_of(row, size))
+    assert [s.frames for s in story.shots] == [5, 8]
+    film, true = film_row(packed, row, None, story, 0), torch.cat([render_shot(story, k) for k in (0, 1)])
+    assert film.shape == true.shape
+    apart = (film.float() - true.float()).abs().mean((1, 2, 3))
+    assert apart.max() < 25 and apart[5] > apart[:5].max(), "near the truth, and least so right after the cut"
 
 
 def test_teachers_are_switched_too(packed):
