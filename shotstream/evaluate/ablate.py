@@ -146,8 +146,8 @@ ROWS |= dict(
         Row("shotstream", "reference", "as it was trained", "student", "shotstream"),
         Row("other_noise", "null", "the same once more, from other noise", "student", "student", better="shotstream",
             switch="other_noise"),
-        Row("one_clip", "control", "renders through the codec, as one clip: what the codec alone does to cuts", "student",
-            "one_clip", better="shotstream"),
+        Row("one_clip", "control", "renders through the codec, as one clip: what the codec alone does to a cut",
+            "student", "one_clip", better="shotstream"),
         *(Row(name, "policies", "its cache, places and schedule over ShotStream's weights", "student", name,
               better="shotstream") for name in POLICIES),
         Row("cinetrans", "policies", "its masks over the weights of ShotStream's teacher", "teacher", "cinetrans",
@@ -418,7 +418,7 @@ def lengths_of(row:Row, size:Size)->list: # Frames of every shot
 
 @torch.no_grad()
 def through_codec(vae, story)->torch.Tensor: # (f, h, w, 3) uint8
-    "The true film as systems decode theirs that lay all shots on one axis: a latent's frames lean on those before a cut"
+    "Renders as systems decode that lay all shots on one axis: a latent's frames lean on those before a cut"
     film = torch.cat([render_shot(story, k) for k in range(len(story.shots))])[None].to(vae.device)
     return to_uint8(vae.decode(vae.encode(to_float(film).to(vae.dtype)).latent_dist.mode()).sample)[0].cpu()
 
@@ -703,7 +703,7 @@ def ablate(
     wanted = {folder: r.name for r in rows if r.job in PACKED for folder in run.folders(r.job, 0)}
     if lacks := {folder: name for folder, name in wanted.items() if not any(folder.glob("*.safetensors"))}:
         folder, name = next(iter(lacks.items()))
-        raise ValueError(f"no weights in {folder}, which row {name} films with: leave out the row, or give another base")
+        raise ValueError(f"no weights in {folder}, which row {name} films with: leave it out, or give another base")
     names = jobs_of(rows)
     weight = seeds*sum(KINDS[JOBS[n].kind] for n in names)
     if minutes: run.share = TRAINING_SHARE*minutes/max(weight, 1.)
