@@ -532,7 +532,7 @@ def measure_row(
     save_text(file, json.dumps(out))
     return out
 
-def clock_of(device)->callable: # Seconds
+def clock_of(device): # `clock()` -> seconds
     "On one thread the processor's own time, which does not see who else uses the machine"
     return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
