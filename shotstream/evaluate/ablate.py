@@ -164,6 +164,8 @@ def comparisons(table:str)->list: # [(better, worse, their names in the paper or
     for r in rows:
         if r.better: out.append((r.better, r.name))
     if table == "table3": out += [("attention", "full"), ("probe", "full")]
+    # whose film is one clip is also held against what the codec makes of the truth as one clip
+    if table == "table1_free": out += [("one_clip", name) for name in POLICIES]
     ours = dict.fromkeys(("full", "two_stage", "teacher", "student"), "ours")
     bare = lambda name: ours.get(name, name.removeprefix("teacher_").removeprefix("student_"))
     def named(better, worse):
