@@ -126,7 +126,7 @@ ROWS = dict(
 TABLES = ("table1", "table3", "table4", "relatives")
 
 # Files of weights that nobody trains here: of the base, and of a toy that is packed
-PACKED = dict(base=("transformer",), student=("transformer",), stage1=("transformer", "."), ode=("ode",),
+PACKED = dict(base=("transformer",), student=("transformer",), toy_stage1=("transformer", "."), toy_ode=("ode",),
               teacher=("teacher",))
 
 def _switched(model, *rows): # `Row`s: (name, what it is, switch, or the weights)
@@ -155,7 +155,7 @@ ROWS |= dict(
     table3_switched=[*_switched("teacher", *CONTEXT)],
     table4_switched=[*_switched(
         "student", ("no_indicator", "the clocks do not jump at cuts", "no_indicator"),
-        ("stage1", "before stage 2", "stage1"), ("ode", "before stage 1", "ode"), *CONTEXT)])
+        ("stage1", "before stage 2", "toy_stage1"), ("ode", "before stage 1", "toy_ode"), *CONTEXT)])
 SHIPPED = ("table1_free", "table3_switched", "table4_switched")     # filmed with weights as they are
 
 def comparisons(table:str)->list: # [(better, worse, their names in the paper or `None`), ...]

@@ -55,6 +55,7 @@ def test_rows_and_jobs_fit_together():
 def test_rows_that_are_filmed_as_they_are():
     rows = [r for t in SHIPPED for r in ROWS[t]]
     assert len({r.name for r in rows}) == len(rows) and set(ROWS) == {*TABLES, *SHIPPED}
+    assert not {*PACKED} & {*JOBS}, "what is packed is not trained"
     assert jobs_of(rows) == [] and {r.job for r in rows} <= {*PACKED}
     for t in SHIPPED: assert [r.name for r in ROWS[t] if not r.better] == [ROWS[t][0].name]
     control = [(w, paper) for b, w, paper in comparisons("table1_free") if b == "one_clip"]
