@@ -417,11 +417,11 @@ def _convert_arguments(commands):
 # %% ../../nbs/backstage/app/cli.ipynb #b30d9e76
 def ablate(args):
     "Retrain and compare the rows of one of the paper's tables"
-    from shotstream.evaluate.ablate import ablate as compare_rows, as_table
+    from shotstream.evaluate.ablate import SHIPPED, ablate as compare_rows, as_table
     from shotstream.train.loop import TrainingFailed, TrainingStopped
     if args.device: _check_device(args.device)
     options = {k: v for k, v in dict(steps=args.steps, base=args.base, rows=args.rows).items() if v is not None}
-    minutes = args.minutes or (None if args.steps else 480)
+    minutes = args.minutes or (None if args.steps or args.table in SHIPPED else 480)
     try:
         print(as_table(compare_rows(args.table, minutes, args.seeds, args.device, args.folder or None, args.track,
                                     options)))
@@ -435,19 +435,24 @@ def _ablate_arguments(commands):
                             description="Train, film, measure and compare every row of a table; stop and start again "
                                         "as you "
                                         "like. Results, weights and contact sheets stay in the folder.")
-    a.add_argument("table", choices=("table1", "table3", "table4", "relatives"),
-                   help="table1: systems; table3: the teacher; table4: the student; relatives: six more systems")
+    a.add_argument("table", choices=("table1", "table3", "table4", "relatives", "table1_free", "table3_switched",
+                                     "table4_switched"),
+                   help="table1: systems; table3: the teacher; table4: the student; relatives: six more systems. "
+                        "Without any training, from the shipped weights: table1_free: other systems' policies over the "
+                        "student; table3_switched, table4_switched: what is switched while teacher or student film")
     a.add_argument("--minutes", type=number_option(0, 10**6), default=None,
-                   help="of the whole command, shared over rows (default: 480)")
+                   help="of the whole command, shared over rows (default: 480; not for tables without training)")
     a.add_argument("--seeds", type=whole_option(1, 1000), default=2,
-                   help="trainings of every row (default: %(default)s)")
+                   help="trainings of every row, or, without training, films of every story (default: %(default)s)")
     a.add_argument("--device", default=None, help="cpu or cuda (default: a GPU where there is one)")
     a.add_argument("--folder", default="", help="where everything is kept (default: runs/ablate/TABLE)")
-    a.add_argument("--track", choices=("tiny", "short", "full"), default=None,
-                   help="how big (default: full on a GPU, else short)")
+    a.add_argument("--track", choices=("tiny", "short", "full", "films", "long"), default=None,
+                   help="how big (default: full on a GPU, else short; without training: films, or long for ten shots)")
     a.add_argument("--steps", type=whole_option(1, 10**9), default=None,
                    help="instead of minutes: steps of every job, a run that can be repeated")
-    a.add_argument("--base", default=None, help="folder of another single-shot base (default: the shipped one)")
+    a.add_argument("--base", default=None,
+                   help="folder of another single-shot base, or, without training, of a packed toy (default: the "
+                        "shipped one)")
     a.add_argument("--rows", nargs="+", default=None, help="only these rows")
     a.set_defaults(run=ablate)
 

@@ -3,18 +3,22 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 import shotstream.evaluate.ablate as runner
 from shotstream.evaluate.ablate import (
-    JOBS, KINDS, PAPER, PAPER_FPS, ROWS, TABLES, agreement, as_rows, as_table, ablate, compare, comparisons, jobs_of,
-    score_film,
-    lengths_of, make_stage, paired, start_run, stories_for, story_of, train_job, verdict, weights_hash)
+    JOBS, KINDS, PACKED, PAPER, PAPER_FPS, ROWS, SHIPPED, TABLES, agreement, as_rows, as_table, ablate, compare,
+    comparisons, film_row, jobs_of, lengths_of, make_stage, paired, score_film, score_shots, shot_by_shot, start_run,
+    stories_for, story_of, switched, train_job, verdict, weights_hash)
 from shotstream.evaluate.metrics import COLUMNS
-from shotstream.evaluate.systems import SYSTEMS, TABLE_1
+from shotstream.evaluate.systems import SYSTEMS, TABLE_1, Clock, film_story
 from shotstream.evaluate.variants import Size
+from shotstream.generate.pipeline import toy_student
+from shotstream.model.frame_table import next_shot_table
 from shotstream.toy.classifier import AttributeClassifier
 from shotstream.toy.networks import ASSETS, toy_text_encoder, toy_transformer
 from shotstream.toy.render import render_shot
@@ -46,6 +50,24 @@ def test_rows_and_jobs_fit_together():
     for r in rows: assert not r.better or r.better in {x.name for x in rows}
     needed = {n for t in TABLES for n in jobs_of(ROWS[t])}
     assert needed == set(JOBS), "a job that nobody needs"
+
+
+def test_rows_that_are_filmed_as_they_are():
+    rows = [r for t in SHIPPED for r in ROWS[t]]
+    assert len({r.name for r in rows}) == len(rows) and set(ROWS) == {*TABLES, *SHIPPED}
+    assert not {*PACKED} & {*JOBS}, "what is packed is not trained"
+    assert jobs_of(rows) == [] and {r.job for r in rows} <= {*PACKED}
+    for t in SHIPPED: assert [r.name for r in ROWS[t] if not r.better] == [ROWS[t][0].name]
+    control = [(w, paper) for b, w, paper in comparisons("table1_free") if b == "one_clip"]
+    one_clip = {r.name for r in ROWS["table1_free"] if r.film in SYSTEMS and SYSTEMS[r.film].cache}
+    assert {w for w, _ in control} == one_clip and {paper for _, paper in control} == {None}
+    claims = {(t, w): paper for t in SHIPPED for b, w, paper in comparisons(t) if b != "one_clip"}
+    assert claims["table1_free", "longlive"] == ("shotstream", "longlive")
+    assert claims["table3_switched", "teacher_first_last"] == ("ours", "first_last")
+    assert claims["table4_switched", "student_no_indicator"] == ("ours", "no_indicator")
+    for nothing in (("table1_free", "other_noise"), ("table1_free", "one_clip"), ("table1_free", "deep_forcing"),
+                    ("table4_switched", "student_first"), ("table3_switched", "teacher_no_history")):
+        assert claims[nothing] is None, "Table 3 is about teachers; nobody claims anything about noise"
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -124,6 +146,19 @@ def test_compare_and_agreement():
     for less in (one, few): assert {c["verdict"] for c in compare("table4", less)} == {"cannot tell"}, "too few to tell"
 
 
+def test_noise_is_no_training():
+    "With weights as they are two seeds are two films of a story: their mean counts, stories alone are drawn again"
+    a, b = [.5 + .01*i for i in range(8)], [.4 + .01*i for i in range(8)]
+    rows = dict(student=measured(a, b), student_stage1=measured(b, b), student_ode=measured(b, a))
+    stage1, ode = compare("table4_switched", rows)
+    assert stage1["difference"] == pytest.approx([.05]*3) and stage1["verdict"] == "agrees"
+    assert ode["difference"] == pytest.approx([0]*3, abs=1e-6), "each noise alone would be sure of something else"
+    one = {k: m[:1] for k, m in rows.items()}
+    assert [c["verdict"] for c in compare("table4_switched", one)] == ["agrees", "higher"], "one film of each is enough"
+    few = {k: [dict(values=m["values"][:7]) for m in v] for k, v in rows.items()}
+    assert {c["verdict"] for c in compare("table4_switched", few)} == {"cannot tell"}
+
+
 # Judging
 
 @pytest.fixture(scope="module")
@@ -145,6 +180,32 @@ def test_renders_are_judged_well_and_noise_is_not(classifier):
     assert mean(good, "hero_kept") > mean(swapped, "hero_kept") + .05, "another hero is noticed"
     assert set(good[0]) == {"captioned", "hero_kept", "scene_kept"}
     with pytest.raises(ValueError, match="a film of 50 frames for shots of"): score_film(film[:50], story, classifier)
+
+
+def test_quality_shot_by_shot(classifier):
+    "A stranger in the third shot and noise in the fourth are seen there, and nowhere else"
+    size = Size(5, 4)
+    story, other = story_of(0, size, [17]*4), story_of(50, size, [17]*4)
+    clean = [render_shot(story, k) for k in range(4)]
+    noise = torch.randint(256, clean[3].shape, generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    good = score_shots(torch.cat(clean), story, classifier)
+    bad = score_shots(torch.cat([*clean[:2], render_shot(other, 2), noise]), story, classifier)
+    assert {len(v) for v in good.values()} == {4} and math.isnan(good["hero_kept"][0])
+    for column in good: assert good[column][1:2] == bad[column][1:2]
+    assert bad["hero_kept"][2] < good["hero_kept"][2] - .05 and bad["flat_share"][2] > .5 > .1 > bad["flat_share"][3]
+    assert bad["captioned"][3] < good["captioned"][3]
+    began = score_shots(torch.cat([render_shot(other, 0), *clean[1:]]), story, classifier)["hero_kept"]
+    assert all(b < g - .05 for b, g in zip(began[1:], good["hero_kept"][1:])), "all shots are held against the first"
+    whole = score_film(torch.cat(clean), story, classifier)
+    assert sum(good["captioned"])/4 == pytest.approx(whole["captioned"], abs=.1)
+    with pytest.raises(ValueError, match="a film of 17 frames for shots of"): score_shots(clean[0], story, classifier)
+
+
+def test_curves_have_a_point_for_every_shot():
+    by_shot = lambda *values: dict(by_shot=[dict(kept=[None, v, 2*v]) for v in values])
+    curve = shot_by_shot([by_shot(.1, .3), by_shot(.3, .5)], lambda rows: rows.nanmean(0, keepdim=True))["kept"]
+    assert curve[0] is None and [p[0] for p in curve[1:]] == pytest.approx([.3, .6])
+    assert curve[1][1:] == pytest.approx([.2, .4]), "two stories, each the mean of its two films"
 
 
 def test_films_are_as_long_as_their_systems_make_them():
@@ -193,7 +254,8 @@ def test_table3(base, folder):
         for mean, low, high in filter(None, row["columns"].values()): assert low <= mean <= high
     assert {(c["better"], c["worse"]) for c in result["comparisons"]} == {("full", "first")}
     assert "agreement with the paper" in as_table(result) and "full > first" in as_table(result)
-    before = {p: p.stat().st_mtime_ns for p in (folder).rglob("*") if p.name not in ("results.json",) and p.is_file()}
+    made = [p for p in folder.rglob("*") if p.is_file() and p.name not in ("results.json", "sheet.png")]
+    before = {p: p.stat().st_mtime_ns for p in made}
     again = ablate("table3", seeds=2, folder=folder, options=options, **TINY)
     assert again["rows"] == result["rows"]
     assert before == {p: p.stat().st_mtime_ns for p in before}
@@ -259,6 +321,108 @@ def test_a_stopped_job_goes_on(base, folder, tmp_path, monkeypatch):
     other = start_run(tmp_path/"other", "tiny", base, steps=3, device="cpu")
     train_job(other, "full", 0)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.network("full", 0).parameters())), "to the bit"
+
+
+# Weights as they are
+
+def test_what_is_switched(monkeypatch):
+    asked = {}
+    def shoot(context, table, text): asked.update(context=context, table=table)
+    context, table, text = torch.ones(1, 6, 2, 4, 4), next_shot_table([0, 0, 0, 1, 1, 1], 3, 2), None
+    switched(shoot, "")(context, table, text)
+    assert asked["table"] is table and asked["context"] is context
+    switched(shoot, "target_caption")(context, table, text)
+    assert asked["table"].caption[0].tolist() == [2]*9 and torch.equal(asked["table"].shot, table.shot)
+    assert table.caption[0].tolist() == [0]*3 + [1]*3 + [2]*3
+    switched(shoot, "no_history")(context, table, text)
+    assert not asked["context"].any() and asked["table"].shot[0].tolist() == [0]*6 + [1]*3
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory): return start_run(tmp_path_factory.mktemp("packed"), "tiny", device="cpu", trains=False)
+
+
+def test_rows_film_with_their_weights_and_their_switch(packed):
+    "Every row of a student is what one would film by hand"
+    rows, story = {r.name: r for t in SHIPPED for r in ROWS[t]}, story_of(0, packed.track.size, [5, 5])
+    def film(name, seed=3): return film_row(packed, rows[name], packed.network(rows[name].job, 0).eval(), story, seed)
+    def by_hand(stage="stage2", seed=3, system=SYSTEMS["shotstream"]):
+        return film_story(toy_student(stage), system, packed.models, [story], [2, 2],
+                          torch.Generator().manual_seed(seed))[0]
+    ours = by_hand()
+    assert torch.equal(film("student"), ours) and torch.equal(film("shotstream"), ours)
+    assert torch.equal(film("other_noise"), by_hand(seed=4)) and not torch.equal(by_hand(seed=4), ours)
+    for stage in ("stage1", "ode"): assert torch.equal(film(f"student_{stage}"), by_hand(stage))
+    assert torch.equal(film("student_no_indicator"), by_hand(system=replace(SYSTEMS["shotstream"], clock=Clock())))
+    assert torch.equal(film("longlive"), by_hand(system=SYSTEMS["longlive"]))
+    names = ["student", *(n for n in rows if n.startswith("student_")), "longlive"]
+    films = {n: film(n) for n in names}
+    for a in names:      # at two latents a shot the rule "first_last" picks what the published one does not
+        for b in names: assert a == b or films[a].shape != films[b].shape or not torch.equal(films[a], films[b]), (a, b)
+    alone = film("student_no_history")
+    assert torch.equal(alone[:5], ours[:5]) and not torch.equal(alone[5:], ours[5:])
+
+
+def test_what_the_codec_alone_does_to_a_cut(packed):
+    row = next(r for r in ROWS["table1_free"] if r.name == "one_clip")
+    size = Size(2, 2)
+    story = story_of(0, size, lengths_of(row, size))
+    assert [s.frames for s in story.shots] == [5, 8]
+    film, true = film_row(packed, row, None, story, 0), torch.cat([render_shot(story, k) for k in (0, 1)])
+    assert film.shape == true.shape
+    apart = (film.float() - true.float()).abs().mean((1, 2, 3))
+    assert apart.max() < 25 and apart[5] > apart[:5].max(), "near the truth, and least so right after the cut"
+
+
+def test_teachers_are_switched_too(packed):
+    rows, story = ROWS["table3_switched"], story_of(0, packed.track.size, [5, 5])
+    teacher = packed.network("teacher", 0).eval()
+    films = [film_row(packed, r, teacher, story, 3) for r in rows]
+    for i, f in enumerate(films):
+        assert torch.equal(f[:5], films[0][:5]), "a first shot has no past"
+        assert i == 0 or not torch.equal(f[5:], films[0][5:]), rows[i].name
+
+
+def test_a_table_without_training(tmp_path, quick):
+    names = ["student", "student_no_indicator", "student_stage1"]
+    call = dict(folder=tmp_path, options=dict(rows=names), **TINY)
+    result = ablate("table4_switched", seeds=2, **call)
+    assert not result["trained"] and not (tmp_path/"jobs").exists() and list(result["rows"]) == names
+    rows, toy = result["rows"], ASSETS/"toy"
+    assert rows["student"]["weights"] == [weights_hash(toy/"transformer")]*2 == rows["student_no_indicator"]["weights"]
+    assert rows["student_stage1"]["weights"] == [weights_hash(toy/"transformer", toy)]*2 != rows["student"]["weights"]
+    assert rows["student"]["steps"] == [None]*2
+    assert result["command"] == ("shotstream ablate table4_switched --seeds 2 --track tiny --rows student "
+                                 "student_no_indicator student_stage1")
+    assert all(w > 0 for w in rows["student"]["wall"])
+    curves = rows["student"]["by_shot"]
+    assert set(curves) == {"captioned", "hero_kept", "flat_share"} and curves["hero_kept"][0] is None
+    for low_high in curves["flat_share"]: assert low_high[1] <= low_high[0] <= low_high[2]
+    sheet, strip = (Image.open(tmp_path/p) for p in ("sheet.png", "rows/student_stage1-0.png"))
+    assert sheet.height == 3*strip.height//2 and sheet.width > strip.width > 6*64, "one story, two shots, three frames"
+    line = sheet.convert("RGB").crop((sheet.width - strip.width, 2*strip.height//2, sheet.width, sheet.height))
+    there = strip.convert("RGB").crop((0, 0, strip.width, strip.height//2))
+    apart = [abs(a - b) for a, b in zip(line.tobytes(), there.tobytes())]
+    assert sum(apart)/len(apart) < 8, "the line of the third row, in fewer colours"
+    again = ablate("table4_switched", seeds=2, **call)
+    assert again["rows"] == rows, "nothing is filmed a second time"
+    with pytest.raises(ValueError, match="begun with"): ablate("table4_switched", **call | dict(track="long"))
+
+
+def test_a_toy_that_lacks_weights_is_told_before_anything_is_filmed(tmp_path, quick):
+    toy = tmp_path/"toy"
+    for part in ("transformer", "text_encoder"): shutil.copytree(ASSETS/"toy"/part, toy/part)
+    call = dict(folder=tmp_path/"run", **TINY)
+    with pytest.raises(ValueError, match="no weights in .*ode, which row student_ode films with"):
+        ablate("table4_switched", options=dict(base=toy, rows=["student", "student_ode"]), **call)
+    assert not (tmp_path/"run"/"rows").exists()
+    assert list(ablate("table4_switched", options=dict(base=toy, rows=["student"]), **call)["rows"]) == ["student"]
+
+
+@pytest.mark.parametrize("length", [dict(minutes=3.), dict(options=dict(steps=3))])
+def test_what_is_not_trained_takes_no_minutes(tmp_path, length):
+    with pytest.raises(ValueError, match="give neither minutes nor steps"):
+        ablate("table1_free", folder=tmp_path, **TINY, **length)
 
 
 @pytest.mark.parametrize("change,sentence", [
