@@ -57,7 +57,8 @@ REFUSED = ["story a.json --seed -1", "story a.json --seed x", "story a.json --se
            "convert a.json b --head-dim 0",
            "convert nowhere b", "dance", "", "words --nothing",
            "ablate table2", "ablate table3 --minutes 1 --steps 1", "ablate table3 --steps 1 --rows forth",
-           "ablate table3 --steps 1 --base nowhere", "ablate table1_free --minutes 3", "ablate table3_switched --steps 2",
+           "ablate table3 --steps 1 --base nowhere", "ablate table1_free --minutes 3",
+           "ablate table3_switched --steps 2",
            "ablate table4_switched --base nowhere", "ablate table1_free --seeds 0"]
 
 
@@ -78,7 +79,8 @@ VALUES = st.sampled_from(["0", "-1", "1e999", "nan", "inf", "", " ", "1_0", "٣"
 
 
 @PROPERTY
-@given(st.sampled_from(["story", "train", "evaluate", "bench", "plan", "prepare", "convert", "ablate", "samples", "words"]),
+@given(st.sampled_from(["story", "train", "evaluate", "bench", "plan", "prepare", "convert", "ablate", "samples",
+                        "words"]),
        st.lists(st.tuples(st.sampled_from(OPTIONS), VALUES), max_size=4), st.lists(VALUES, max_size=2))
 def test_any_options_are_read_or_refused(command, options, more):
     "The work itself is not done here: `run` would start it"
