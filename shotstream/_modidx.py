@@ -1587,6 +1587,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                'shotstream/generate/pipeline.py'),
                                               'shotstream.generate.pipeline.ShotStreamPipeline.stream': ( 'pipeline.html#shotstreampipeline.stream',
                                                                                                           'shotstream/generate/pipeline.py'),
+                                              'shotstream.generate.pipeline.ShotStreamPipeline.warn_of_size': ( 'pipeline.html#shotstreampipeline.warn_of_size',
+                                                                                                                'shotstream/generate/pipeline.py'),
                                               'shotstream.generate.pipeline.StoryInputs': ( 'pipeline.html#storyinputs',
                                                                                             'shotstream/generate/pipeline.py'),
                                               'shotstream.generate.pipeline.StoryInputs.check_inputs': ( 'pipeline.html#storyinputs.check_inputs',

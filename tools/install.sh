@@ -24,4 +24,5 @@ else
         pip install "$torch"
     fi
 fi
-pip install -c "$constraints" -e '.[dev]'
+# compat: found by its path, so that a script beside the clone does not take the clone's folder for the package
+pip install -c "$constraints" --config-settings editable_mode=compat -e '.[dev]'

@@ -11,6 +11,7 @@ __all__ = ['log', 'whole_option', 'number_option', 'size_option', 'Parser', 'com
 import argparse, logging, math, os, re, sys, time
 from contextlib import contextmanager
 from pathlib import Path
+from .._version import __version__
 from ..model.checks import MAX_SEED, check_size, number, whole
 from ..model.files import LINE, SCREEN, InputError, MissingFile, check_target, shown, write_json
 
@@ -59,8 +60,8 @@ def _folder(): return Path("data_samples/stories")
 
 def _check_steps(args):
     if args.steps is not None and not args.teacher:
-        raise InputError("--steps is the teacher's number of denoising steps: add --teacher; the student always takes "
-                         "four")
+        raise InputError("--steps is the teacher's number of denoising steps: add --teacher; the student has learned "
+                         "to take four")
 
 def _check_device(name, instead="--device cpu"):
     import torch
@@ -463,6 +464,7 @@ def parser()->argparse.ArgumentParser:
                                 description="Streaming multi-shot video generation: film stories shot by shot.",
                                 epilog="Start with: shotstream story data_samples/stories/lost_hat.json -o "
                                        "out/story.mp4")
+    p.add_argument("--version", action="version", version=f"shotstream {__version__}")
     commands = p.add_subparsers(required=True, metavar="COMMAND")
     for add in (_story_arguments, _train_arguments, _exam_arguments, _bench_arguments, _ablate_arguments,
                 _plan_arguments,

@@ -8,9 +8,9 @@ __all__ = ['PUBLISHED', 'PUBLISHED_TRAINING', 'toy_student', 'Film', 'shot_noise
            'check_card']
 
 # %% ../../nbs/13_pipeline.ipynb #7515d9e3
-import inspect, time
+import inspect, logging, time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -486,7 +486,7 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
             negative_prompt (`str`, *optional*):
                 What guidance leads away from; by default the config's. Only with `teacher=True`.
             height, width (`int`, *optional*):
-                Size of the frames in pixels, multiples of 16; by default `config.size`.
+                Size of the frames in pixels, multiples of 16 (the toy: of 8); by default `config.size`.
             num_frames (`int` or `list[int]`, *optional*):
                 Length of every shot, 1 + 4k and at most 81. By default the story's; for texts 33 in the toy world and
                 81 elsewhere.
@@ -562,6 +562,7 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
         self.check_inputs(prompt, size, num_frames, output_type, callback_on_step_end_tensor_inputs, teacher,
                           (*scales, negative_prompt))
         script, size = self.script_of(prompt, caption, num_frames, image), self.check_size(size)
+        self.warn_of_size(size)
         seed = whole("seed", first(seed, script.seed), 0, 2**53)
         noise = self.noise_of([1 + (s.frames-1)//4 for s in script.shots], size, generator, latents, noise)
         on_step = self.step_caller(callback_on_step_end, callback_on_step_end_tensor_inputs)
@@ -569,6 +570,8 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
             raise InputError("image: only the student begins with a picture, the teacher cannot")
         if teacher and (unknown := settings.keys() - {"rule", "budget"}):
             raise TypeError(f"{', '.join(sorted(unknown))}: the teacher takes rule, budget and steps")
+        if unknown := settings.keys() - asdict(Settings()).keys():
+            raise TypeError(f"unknown argument {sorted(unknown)[0]!r}; help(pipe.__call__) lists all that there are")
         for k, f in Settings().but(**settings).pinned:   # complains before any time is spent
             if k >= len(script.shots) or f >= script.shots[k].frames:
                 raise InputError(f"pinned: this story has no frame {f} of shot {k}, both counted from 0")
@@ -586,6 +589,14 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
         self.maybe_free_model_hooks()
         # a tuple only for those who ask for it, as in diffusers
         return film if return_dict else (film.frames,)          # pyright: ignore[reportReturnType]
+
+    def warn_of_size(self, size:tuple):
+        "Say so where a model is asked for much larger pictures than it has learned: they take long and look strange"
+        times = size[0]*size[1]/(self.config.size[0]*self.config.size[1])
+        if times > 4:
+            logging.getLogger("shotstream").warning(
+                "%d x %d is %.0f times the pixels of %d x %d, which this model has learned: it takes far longer, and "
+                "the film may be strange", *size, times, *self.config.size)
 
     def noise_of(self,
         lengths:list,              # Latents of every shot

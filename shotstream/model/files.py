@@ -99,7 +99,8 @@ def read_text(
     try: return data.decode("utf-8-sig")
     except UnicodeDecodeError as e:
         kind = next((f"{k} text" for mark, k in MARKS.items() if data.startswith(mark)), None)
-        kind = kind or ("no text" if b"\0" in data[:1000] else f"another encoding than UTF-8 (byte {e.start})")
+        if not kind and b"\0" in data[:1000]: raise InputError("no text, but a file of another kind", path) from None
+        kind = kind or f"another encoding than UTF-8 (byte {e.start})"
         raise InputError(f"not a text file in UTF-8 but {kind}; save it as UTF-8", path) from None
 
 # %% ../../nbs/backstage/model/files.ipynb #1814f92a

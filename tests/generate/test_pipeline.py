@@ -295,3 +295,18 @@ def test_teacher_shots_yield_latents(pipe):
 
 def test_paths_are_paths(pipe):
     assert pipe.script_of(Path(__file__).parents[2]/"data_samples"/"stories"/"lost_hat.json").title
+
+
+def test_sizes_that_nobody_trained_for_are_told(caplog):
+    "A habit from other models, 480 x 832, takes the toy minutes"
+    pipe = ShotStreamPipeline.from_pretrained("toy")
+    for size, told in (((64, 64), 0), ((128, 128), 0), ((136, 136), 1)):
+        caplog.clear()
+        pipe("a red ball in the forest by day.", size=size, num_frames=1, num_inference_steps=1)
+        assert sum("which this model has learned" in r.message for r in caplog.records) == told
+
+
+def test_an_unknown_argument_points_to_the_right_list():
+    pipe = ShotStreamPipeline.from_pretrained("toy")
+    with pytest.raises(TypeError, match=r"'num_step'; help\(pipe.__call__\)"):
+        pipe("a red ball in the forest by day.", num_step=1)
