@@ -100,6 +100,7 @@ from shotstream import ShotStreamPipeline
 from shotstream.app import director
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 d = director.Director(ShotStreamPipeline.from_pretrained("toy"), {CAPTION!r}, folder=sys.argv[2])
+while d.noted < d.wishes: time.sleep(.001)
 if sys.argv[1] == "saved": director.StoryKeeper._note = lambda self: die()           # behind the shot, before the list
 else: d.on("frames", lambda f: f.latent == 1 and d.noted == d.wishes and die())      # in the first shot
 if not d.busy:
@@ -117,6 +118,7 @@ def test_killed(pipe, tmp_path, slow, how):
     run = subprocess.run([sys.executable, "-c", SCRIPT, how, str(tmp_path)], timeout=120,
                          env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True)
     assert run.returncode == -signal.SIGKILL, run.stderr
+    if how == "saved": assert load_story(tmp_path)[0].shots and len(read_waiting(tmp_path/"waiting.json").requests) == 3
     slow.set()
     with Director(pipe, folder=tmp_path) as d, Director(pipe, CAPTION) as other:
         for p in PROMPTS: other.next_shot(p, latents=2)
