@@ -326,6 +326,13 @@ def test_a_director_opens_what_can_be_read(pipe, saved, tmp_path):
     with Director(pipe, folder=tmp_path) as d: assert not d.trouble and len(d.story.branches["branch 1"]) == 3
 
 
+def test_a_shot_that_moves_up_is_written_anew(saved, tmp_path):
+    "Its number is inside its file"
+    next((unpack(saved, tmp_path)/"shots").glob("002-*")).unlink()
+    last = read_story(tmp_path)[0].branches["branch 1"][1]
+    assert last.context.number == 1 and last.file == ""
+
+
 def test_another_model(pipe, saved, tmp_path, monkeypatch):
     unpack(saved, tmp_path)
     monkeypatch.setattr(type(pipe), "latent_shape", lambda self, size: (16, size[0]//8, size[1]//8 + 1))

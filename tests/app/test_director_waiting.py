@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import torch
 from shotstream.app import director as module
 from shotstream.app.director import Director, StoryState, checksum, load_story, read_waiting
 from shotstream.app.desk import Desk
-from shotstream.generate.stream import ShotRequest
+from shotstream.generate.stream import RunningShot, ShotRequest
 from shotstream.model.files import InputError, WriteError
 
 ROOT = Path(__file__).parents[2]
@@ -259,3 +260,22 @@ def test_a_request_is_told_from_another():
     t.take_up(module.WaitingShots("branch 1", 1, [same, other], None), same=False)   # the first was saved meanwhile
     assert list(t.queue) == [other] and t.draft is None
     with pytest.raises(InputError): read_waiting(Path("nowhere.json"))
+
+
+def test_the_timeline_alone():
+    "What waits and what is half made survives a change of mind; what was given up does not come back"
+    shot = module.Shot(CAPTION, PROMPTS[0], 3, 5, torch.zeros(9, 2, 2, 3), torch.zeros(1, 1))
+    again, fresh = (ShotRequest(p, 3, 5, caption=CAPTION, again=p is PROMPTS[0]) for p in PROMPTS[:2])
+    t = module.Timeline()
+    t.story = StoryState({"branch 1": (shot, shot)}, "branch 1")
+    t.base, t.draft, t.queue = 0, [shot, shot], deque([fresh])       # both were filmed anew
+    t.rewrite(1, again)
+    assert t.base == 0 and list(t.queue) == [again, fresh]
+    t.halt()
+    assert len(t.shots) == 1 and t.draft is None                     # the first of them is kept
+    assert t.undo() and len(t.shots) == 2
+    t.branch(0)
+    assert not t.redo()                                              # there is something newer
+    t.draft, t.base, t.running, t.queue = [], 0, [RunningShot(again, 0, 5)], deque([again, fresh])
+    t.fail(t.running[0], "lost")
+    assert list(t.queue) == [fresh] and t.draft is None and t.events[-1] == ("error", "lost")
