@@ -1,4 +1,4 @@
-"""What was asked for and is not filmed yet: nobody types it twice, whatever happens to the page, the process, the disk."""
+"""What was asked for and is not filmed yet: nobody types it twice, whatever happens to page, process and disk."""
 import json
 import os
 import random
