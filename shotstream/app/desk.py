@@ -658,15 +658,17 @@ class Desk(DeskPlayer):
 
     def begin(self, opening):
         "A film plays already: the story so far, or a beginning"
+        goes_on = self.director.busy                         # with prompts that waited when it was closed
         if opening is None:
             opening = [p.format(hero_of(self.caption.value)) for p in OPENING] if self.pipe.is_toy else ()
         if self.director.shots:
             self.picture.value = as_jpeg(self.director.shots[-1].video[-1], self.wide)
-            self.play_all()
-        for prompt in () if self.director.shots else opening: self.director.next_shot(prompt)
-        self.is_opening = self.director.busy
+            if not goes_on: self.play_all()
+        for prompt in () if self.director.shots or goes_on else opening: self.director.next_shot(prompt)
+        self.is_opening = self.director.busy and not goes_on
         self.refresh_timeline()
-        self.say("filming a beginning; then it is your turn" if self.is_opening else "your turn: what happens next?")
+        beginning = "filming what waited" if goes_on else "filming a beginning; then it is your turn"
+        self.say(beginning if self.director.busy else "your turn: what happens next?")
 
     def close(self):
         "Put everything away"

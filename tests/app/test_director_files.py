@@ -165,7 +165,8 @@ def test_a_deaf_director_loses_nothing(pipe, tmp_path, monkeypatch):
         assert until(lambda: old.closed)
         old.close()
         film(new, PROMPTS[0])
-    assert [s.prompt for s in load_story(folder)[0].shots] == [PROMPTS[0], PROMPTS[2], PROMPTS[0]]
+    # what the old one had not saved, the new one has filmed too
+    assert [s.prompt for s in load_story(folder)[0].shots] == [*PROMPTS, PROMPTS[0]]
     assert [s.prompt for s in load_story(tmp_path/"a-2")[0].shots] == PROMPTS[:2] and any("a-2" in s for s in said)
 
 
@@ -323,6 +324,13 @@ def test_a_director_opens_what_can_be_read(pipe, saved, tmp_path):
         assert len(d.shots) == 3
     assert (tmp_path/lost).read_bytes() == files[lost] and len(list(tmp_path.glob("director.damaged-1.json"))) == 1
     with Director(pipe, folder=tmp_path) as d: assert not d.trouble and len(d.story.branches["branch 1"]) == 3
+
+
+def test_a_shot_that_moves_up_is_written_anew(saved, tmp_path):
+    "Its number is inside its file"
+    next((unpack(saved, tmp_path)/"shots").glob("002-*")).unlink()
+    last = read_story(tmp_path)[0].branches["branch 1"][1]
+    assert last.context.number == 1 and last.file == ""
 
 
 def test_another_model(pipe, saved, tmp_path, monkeypatch):

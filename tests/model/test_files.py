@@ -257,3 +257,10 @@ def test_one_checker_takes_what_is_one():
     assert whole("x", 100, 0, 100) == 100 and number("x", 100, 0, 100) == 100 and check_seed(2**32 - 1)    # inclusive
     assert float(check_fps(29.97)) == pytest.approx(29.97, abs=1e-4) and check_size((2, 8192)) == (2, 8192)
     assert json.loads(json.dumps(whole("x", np.int64(3)))) == 3
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    "Windows' Notepad writes one"
+    path = tmp_path/"story.txt"
+    path.write_bytes(b"\xef\xbb\xbfa red ball.\r\n")
+    assert read_text(path) == "a red ball.\r\n"

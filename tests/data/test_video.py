@@ -1,0 +1,58 @@
+"""Films laid out and read back: every pixel where it belongs."""
+import numpy as np
+import pytest
+import torch
+
+from shotstream.data import video
+from shotstream.data.video import as_strip, contact_sheet, read_video, upright, write_video
+from shotstream.model.files import InputError
+
+
+def test_a_strip_ends_with_its_last_frame():
+    frames = np.arange(5, dtype=np.uint8)[:, None, None, None].repeat(2, 1).repeat(3, 2).repeat(3, 3)
+    strip = as_strip(frames, 3)
+    assert strip.shape == (2, 3*3 + 2*2, 3)                                  # walls between frames, none behind
+    assert strip[0, :, 0].tolist() == [0, 0, 0, 255, 255, 2, 2, 2, 255, 255, 4, 4, 4]
+
+
+def test_a_sheet_that_is_too_large_is_refused_before_it_is_made(monkeypatch):
+    shots = [np.zeros((1, 10, 20, 3), np.uint8), np.zeros((2, 10, 20, 3), np.uint8)]
+    assert contact_sheet(shots, scale=3).shape == (3*24, 3*42, 3)
+    monkeypatch.setattr(video, "MAX_PIXELS", 3*24*3*42)
+    assert contact_sheet(shots, scale=3).shape == (72, 126, 3)
+    with pytest.raises(InputError, match="504 x 288|168 x 96"): contact_sheet(shots, scale=4)
+
+
+@pytest.mark.parametrize("degrees, corner", [(0, (0, 0)), (90, (2, 0)), (180, (1, 2)), (-90, (0, 1))])
+def test_a_phone_says_how_to_turn(degrees, corner):
+    "FFmpeg counts against the clock: 90 brings the left upper corner to the left lower one"
+    class Frame: rotation = degrees
+    picture = np.zeros((2, 3, 3), np.uint8)
+    picture[0, 0] = 9
+    turned = upright(picture, Frame)
+    assert tuple(np.argwhere(turned[..., 0] == 9)[0]) == corner
+
+
+def test_pictures_that_are_missing_at_the_end(tmp_path, monkeypatch):
+    "A decoder that keeps its last pictures to itself makes no shorter film"
+    path = tmp_path/"film.mp4"
+    write_video(path, torch.randint(0, 256, (12, 16, 16, 3), dtype=torch.uint8))
+    assert len(read_video(path)) == 12
+    class Last:                                          # the flush at the end brings nothing
+        def __init__(self, film): self.film = film
+        def __getattr__(self, name): return getattr(self.film, name)
+        def demux(self, stream): return (p for p in self.film.demux(stream) if p.size)
+    whole = video.open_film
+    @video.contextmanager
+    def cut(path):
+        with whole(path) as (film, stream): yield Last(film), stream
+    monkeypatch.setattr(video, "open_film", cut)
+    with pytest.raises(InputError, match="pictures are missing"): read_video(path)
+
+
+@pytest.mark.parametrize("sound", [False, True])
+def test_a_length_that_is_the_sounds(tmp_path, sound):
+    "A container's length counts for the pictures only if there is nothing else in it"
+    class Film: duration, streams = 5_000_000, [0]*(1 + sound)
+    class Stream: duration, time_base = None, None
+    assert video._length(Film, Stream) == (0. if sound else 5.)
