@@ -3055,6 +3055,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                               'shotstream/train/stages.py'),
                                          'shotstream.train.stages.encode_batch': ( 'backstage/train/stages.html#encode_batch',
                                                                                    'shotstream/train/stages.py'),
+                                         'shotstream.train.stages.exit_step': ( 'backstage/train/stages.html#exit_step',
+                                                                                'shotstream/train/stages.py'),
                                          'shotstream.train.stages.for_device': ( 'backstage/train/stages.html#for_device',
                                                                                  'shotstream/train/stages.py'),
                                          'shotstream.train.stages.generate_ode_pairs': ( 'backstage/train/stages.html#generate_ode_pairs',
@@ -3081,4 +3083,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'shotstream.train.stages.validation_examples': ( 'backstage/train/stages.html#validation_examples',
                                                                                           'shotstream/train/stages.py'),
                                          'shotstream.train.stages.weights_hash': ( 'backstage/train/stages.html#weights_hash',
-                                                                                   'shotstream/train/stages.py')}}}
+                                                                                   'shotstream/train/stages.py'),
+                                         'shotstream.train.stages.with_context_time': ( 'backstage/train/stages.html#with_context_time',
+                                                                                        'shotstream/train/stages.py')}}}

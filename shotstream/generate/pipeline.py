@@ -127,7 +127,7 @@ def teacher_shots(
 # %% ../../nbs/13_pipeline.ipynb #dcfcb43d
 def student_shots(
     pipe, script:Script, seed:int=0,
-    size:tuple=(64, 64), # Height and width in pixels
+    size:tuple|None=None, # Height and width in pixels, see `Stream`
     noise=None,          # As in `shot_noise`
     keep_latents:bool=False, on_step=None, # See `Stream`
     **settings,          # See `Settings`
@@ -136,7 +136,7 @@ def student_shots(
     stream = Stream(pipe, script.caption, seed, size, keep_latents=keep_latents, on_step=on_step, **settings)
     for k, shot in enumerate(script.shots):
         latents = 1 + (shot.frames-1)//4
-        given = None if noise is None else shot_noise(noise, seed)(k, (1, latents, *pipe.latent_shape(size)))
+        given = None if noise is None else shot_noise(noise, seed)(k, (1, latents, *pipe.latent_shape(stream.size)))
         stream.next_shot(shot.caption, latents=latents, noise=given, image=shot.image)
     return stream
 

@@ -276,9 +276,10 @@ class ShotQueue:
     "What is wanted of a stream"
     def __init__(self,
         # See `Stream`
-        parts:ShotComponents, caption:str="", seed:int=0, size:tuple=(64, 64), keep_films:bool=False, **settings,
+        parts:ShotComponents, caption:str="", seed:int=0, size:tuple|None=None, keep_films:bool=False, **settings,
     ):
-        self.pipe, self.caption, self.seed, self.size = parts, check_caption(caption), seed, parts.check_size(size)
+        self.pipe, self.caption, self.seed = parts, check_caption(caption), seed
+        self.size = parts.check_size(parts.config.size if size is None else size)
         whole("seed", seed, 0, 2**53)
         self.history, self.settings, self.cache = History(parts.encode, films=keep_films), Settings(), None
         self.queue, self.running, self.cutting, self.ready, self.switching = deque(), None, False, None, None
@@ -511,7 +512,7 @@ class Stream(ShotMaker):
         pipe:ShotComponents,     # Text encoder, codec and transformer: a `ShotStreamPipeline` is one
         caption:str="",          # Of the whole story; shots add to it
         seed:int=0,              # Shot k without a seed of its own has 1000 seed + k
-        size:tuple=(64, 64),     # Height and width in pixels
+        size:tuple|None=None,    # Height and width in pixels; by default what the model was trained on
         keep_films:bool=False,   # Keep whole shots, so that budget, rule and pins may change in the middle of a story?
         preview=None,            # A `Preview`: hand over a draft before the frames of every latent
         keep_latents:bool=False, # Hand over the latents with the frames?

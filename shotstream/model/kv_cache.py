@@ -132,10 +132,12 @@ class KVCache(HeldFrames):
         self.frames, self.made, self.looked, self.exit = [-1]*len(keep), 0, None, [None]*self.layers
 
     def note(self, layer:int):
-        "A block's turn in a pass"
+        "A block's turn in a pass: one after the other"
         if self.looked is None:
             raise RuntimeError("update() outside of a pass: call begin_step(table) first, as the transformer does")
-        self.looked = layer + 1
+        if layer > self.looked:                              # what that block kept would be of an older pass
+            raise RuntimeError(f"update({layer}) before update({self.looked}): every block is updated, in order")
+        self.looked = max(self.looked, layer + 1)
 
     def update(self,
         layer:int,

@@ -1,6 +1,7 @@
 """The whole toy, very small: every stage runs, leaves what the next one takes, and a run that was stopped goes on."""
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,9 +17,13 @@ from shotstream.toy.vae import ToyVAE
 from shotstream.toy.vocabulary import toy_tokenizer
 from shotstream.toy.world import draw_story
 from shotstream.train.recipes import SHARES
-from shotstream.train import loop
-from shotstream.train.loop import Draw, Trainer
-from shotstream.train.stages import SIZES, NextShotLoss
+from shotstream.generate.pipeline import PUBLISHED_TRAINING
+from shotstream.generate.teacher import TOY_TRAINING
+from shotstream.model.flow import bell_weight
+from shotstream.train import loop, stages
+from shotstream.train.loop import Draw, Machine, Trainer
+from shotstream.train.stages import (
+    SIZES, Models, NextShotLoss, SelfForcingStage, TeacherStage, TrueHistory, exit_step)
 
 TRAIN = ["train", "toy", "--steps", "2", "--size", "tiny", "--device", "cpu", "--folder"]
 
@@ -127,3 +132,39 @@ def test_single_shots_now_and_then():
     past = []
     for step in range(12): past.append(ahead.next_batch(draw(step)).context.shape[1])
     assert past == [6]*8 + [0]*4
+
+
+def test_options_of_training_are_obeyed(monkeypatch):
+    "Published: context at the target's noise level, a bell over noise levels; the exit step is one of the student's"
+    vae, tokenizer = ToyVAE.from_pretrained(ASSETS/"toy"/"vae").float(), toy_tokenizer()
+    data = LatentDataset(vae, tokenizer, shard_size=2)
+    data.stories_of = lambda i: [draw_story(2*i + j, n_shots=3, frames=81) for j in range(2)]
+    data.add(2)
+    models = Models(vae, toy_text_encoder(len(tokenizer)), tokenizer, SIZES["tiny"].transformer())
+    monkeypatch.setattr(stages, "validation_examples", lambda m, n: None)
+    monkeypatch.setattr(stages, "Screening", lambda *a: a)
+    machine, seen = Machine(torch.device("cpu"), "fp32", False), []
+    def loss_of(model, context, x0, table, text, sigma, noise=None, weight=1.):
+        seen.append((table, sigma, context.shape[1]))
+        return torch.ones(len(x0), requires_grad=True)
+    monkeypatch.setattr(stages, "teacher_loss", loss_of)
+    monkeypatch.setattr(stages.ProbeLoss, "forward", lambda self, *a: (torch.zeros(()), torch.zeros(())))
+    def draw(step): return Draw(step, .5, random.Random(step), *(torch.Generator().manual_seed(step) for _ in range(2)))
+    for options, published in ((TOY_TRAINING, False), (PUBLISHED_TRAINING, True)):
+        stage = TeacherStage("teacher", models, data, SIZES["tiny"], machine, options=options)
+        loss = stage.players["teacher"].loss(draw(0))[0]
+        table, sigma, c = seen.pop()
+        assert c == 6 and torch.equal(table.sigma[:, :c], sigma[:, None].expand(-1, c)) == published
+        bell = bell_weight(sigma, options.sampling.shift).mean() if published else torch.ones(())
+        assert torch.allclose(loss, bell) and (bell != 1) == published
+        source = TrueHistory(models, data, 2)
+        stage = SelfForcingStage("stage1", models.teacher, models.teacher, models, source, machine, "", options=options)
+        assert all(p.loss.options is options for p in stage.players.values()) and stage.screening[1] is options
+        monkeypatch.setattr(stages, "rollout", lambda student, context, table, *a, **k: context[:, :1].expand(
+            -1, len(table) - context.shape[1], -1, -1, -1))
+        stage.players["critic"].loss(draw(1))
+        table, sigma, c = seen.pop()
+        assert torch.equal(table.sigma[:, :c], sigma[:, None].expand(-1, c)) == published
+    two = replace(TOY_TRAINING, sampling=replace(TOY_TRAINING.sampling, steps=2))
+    assert {exit_step(draw(i), two) for i in range(30)} == {0, 1}
+    assert {exit_step(draw(i), TOY_TRAINING) for i in range(60)} == {0, 1, 2, 3}
