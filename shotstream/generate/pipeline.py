@@ -571,7 +571,7 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
         if teacher and (unknown := settings.keys() - {"rule", "budget"}):
             raise TypeError(f"{', '.join(sorted(unknown))}: the teacher takes rule, budget and steps")
         if unknown := settings.keys() - asdict(Settings()).keys():
-            raise TypeError(f"unknown argument {sorted(unknown)[0]!r}; help(pipe.__call__) lists all that there are")
+            raise InputError(f"unknown argument {sorted(unknown)[0]!r}; help(pipe.__call__) lists all that there are")
         for k, f in Settings().but(**settings).pinned:   # complains before any time is spent
             if k >= len(script.shots) or f >= script.shots[k].frames:
                 raise InputError(f"pinned: this story has no frame {f} of shot {k}, both counted from 0")

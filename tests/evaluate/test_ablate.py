@@ -427,7 +427,7 @@ def test_what_is_not_trained_takes_no_minutes(tmp_path, length):
 
 @pytest.mark.parametrize("change,sentence", [
     (dict(table="table2"), "table is one of"), (dict(seeds=0), "at least one seed"),
-    (dict(track="long"), "track is one of"),
+    (dict(track="huge"), "track is one of"),
     (dict(minutes=3.), "either minutes or steps"), (dict(options=dict(steps=-1)), "more than 0"),
     (dict(options=dict(steps=1, base="nowhere")), "is no base"),
     (dict(options=dict(steps=1, rows=["forth"])), "table3 has no row forth")])

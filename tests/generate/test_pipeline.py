@@ -308,5 +308,5 @@ def test_sizes_that_nobody_trained_for_are_told(caplog):
 
 def test_an_unknown_argument_points_to_the_right_list():
     pipe = ShotStreamPipeline.from_pretrained("toy")
-    with pytest.raises(TypeError, match=r"'num_step'; help\(pipe.__call__\)"):
+    with pytest.raises(ValueError, match=r"'num_step'; help\(pipe.__call__\)"):
         pipe("a red ball in the forest by day.", num_step=1)

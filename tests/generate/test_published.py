@@ -134,7 +134,7 @@ def test_noise_can_be_supplied(pipe):
     tensors = [torch.randn(s, generator=torch.Generator().manual_seed(1000*SEED + k)) for k, s in enumerate(shapes)]
     one_step = dict(seed=SEED, steps=1)                                        # no fresh noise: the initial noise alone
     assert torch.equal(pipe(story, noise=tensors, **one_step).frames, pipe(story, noise=noise, **one_step).frames)
-    with pytest.raises(ValueError, match="noise of shape"): pipe(story, noise=tensors[::-1])
+    with pytest.raises(ValueError, match="noise: numbers of shape"): pipe(story, noise=tensors[::-1])
 
 
 def test_a_tokenizer_without_a_limit(pipe, tmp_path):
