@@ -123,11 +123,13 @@ def train(args):
     if Path(args.folder).exists() and not Path(args.folder).is_dir():
         raise InputError(f"--folder: {shown(args.folder)} is a file, name a folder")
     if args.device: _check_device(args.device)
-    if args.tensorboard: _check_tensorboard()
+    from shotstream.train.loop import TrainingFailed, TrainingStopped, check_tensorboard
+    try:
+        if args.tensorboard: check_tensorboard()
+    except TrainingFailed as e: raise InputError(f"--tensorboard: {e}") from None
     if args.processes > 1 and "RANK" not in os.environ: return train_in_processes(args)
     from shotstream.evaluate.make_toy import ALONE, train_toy
     from shotstream.train.recipes import start_toy
-    from shotstream.train.loop import TrainingFailed, TrainingStopped
     only = None if args.what == "toy" else args.what
     gpu = args.device == "cuda"
     minutes = args.minutes or (None if args.steps else 35 if only in ALONE else 9 if gpu else 600)
@@ -143,11 +145,6 @@ def train(args):
     if not run.accelerator.is_main_process: return
     if only in (None, "pipeline"): print(f"Done. Film with: shotstream story FILE.json --model {made}")
     else: print(f"Done: {run.folder/only}")
-
-def _check_tensorboard():
-    from importlib.util import find_spec
-    if not find_spec("tensorboard"):
-        raise InputError("--tensorboard: it is not installed: pip install tensorboard, or train without it")
 
 def train_in_processes(args):
     "The same command in several processes, each with one thread"

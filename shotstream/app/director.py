@@ -738,7 +738,7 @@ class DirectorState:
         self.trouble, self.unsaved, self.try_at = "", "", 0.
         self.mark, self.saved, self.written = None, None, set()
         # the story in the folder; changes of what waits, and how many of them `waiting.json` knows
-        self.kept, self.noting, self.wishes, self.noted = self.timeline.story, threading.Lock(), 0, 0
+        self.kept, self.noting, self.changes, self.noted = self.timeline.story, threading.Lock(), 0, 0
         # how often the first waiting shot was queued again; what waited when this director was closed
         self.opened, self.left = 0, None
         try:
@@ -793,7 +793,7 @@ class DirectorState:
             self.opened = 0
         with self.lock:
             self.timeline.take_up(waiting, same)
-            self.wishes += 1
+            self.changes += 1
         return problems
 
     def _set_aside(self, name:str, put:Callable):
@@ -806,7 +806,7 @@ class DirectorState:
 
     def _changed(self):
         "What waits is not what it was; call it under the lock"
-        self.wishes += 1
+        self.changes += 1
         self.lock.notify_all()
 
     def _wake(self):
@@ -925,7 +925,7 @@ class StoryKeeper(DirectorState):
         "What waits, into the folder; never into one that another director has taken"
         with self.noting:
             with self.lock:
-                wishes, t = self.wishes, self.timeline
+                changes, t = self.changes, self.timeline
                 first, requests = self.left or t.missing(self.kept)
                 about = dict(caption=self.caption, seed=self.seed, size=list(self.size), settings=asdict(self.settings))
                 opened = 0 if self.closed else self.opened
@@ -934,13 +934,13 @@ class StoryKeeper(DirectorState):
                 if self.folder and (self.mark is None or self.mark.holds()): save_waiting(self.folder, waiting)
             finally:
                 with self.lock:
-                    self.noted = wishes
+                    self.noted = changes
                     self.lock.notify_all()
 
     def _keep_notes(self):
         "A thread of its own: nobody waits for the disk, and a prompt is safe before its first frame is made"
         while not self.closed:
-            with self.lock: self.lock.wait_for(lambda: self.closed or self.noted < self.wishes)
+            with self.lock: self.lock.wait_for(lambda: self.closed or self.noted < self.changes)
             if self.closed: break                            # the worker notes what is left
             try: self._note()
             except Exception:
@@ -1094,7 +1094,7 @@ class Worker(ShotFilmer):
         t.halt()
         first = base if rewriting and t.story is before else len(t.story.shots)
         self.left = first, left
-        self.wishes += 1
+        self.changes += 1
         self.closed, self.try_at = True, 0.
         self._wake()
 
@@ -1255,7 +1255,7 @@ class Director(Worker):
         if not callable(function): raise InputError(f"on: a function, got {shown(function)}")
         with self.lock: self.listeners[kind].append(function)
 
-    def _is_done(self)->bool: return self.closed or self.idle and self.noted >= self.wishes
+    def _is_done(self)->bool: return self.closed or self.idle and self.noted >= self.changes
 
     def wait(self, timeout:float|None=None)->bool: # Is it idle?
         "Until everything is filmed, told and saved"

@@ -7,7 +7,7 @@ __all__ = ['ONE_AT_A_TIME', 'PARTS', 'check_card', 'no_bar', 'as_ours', 'find_fo
            'load_part', 'types_of', 'load_parts', 'check_parts', 'TextParts', 'VideoParts', 'ShotComponents']
 
 # %% ../../nbs/backstage/generate/components.ipynb #149d4395
-import re, threading
+import logging, re, threading
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import AutoTokenizer
-from transformers.utils import logging
+from transformers.utils import logging as hf_logging
 from ..model.kv_cache import StaticKVCache
 from ..toy.vae import ToyVAE
 from ..model.pixels import to_float, to_uint8
@@ -50,11 +50,11 @@ def check_card(
 @contextmanager
 def no_bar():
     "Small weights load at once: without transformers' progress bar"
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    was_on = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
     try: yield
     finally:
-        if was_on: logging.enable_progress_bar()
+        if was_on: hf_logging.enable_progress_bar()
 
 # %% ../../nbs/backstage/generate/components.ipynb #8f219e9c
 def as_ours(
@@ -243,7 +243,7 @@ class TextParts:
 # %% ../../nbs/backstage/generate/components.ipynb #43b026c4
 class VideoParts:
     "Frames to latents and back, and the sizes of things"
-    vae:Any; transformer:ShotTransformer     # what `ShotComponents` has, for type checkers
+    config:Any; vae:Any; transformer:ShotTransformer     # what `ShotComponents` has, for type checkers
 
     @property
     def is_toy(self)->bool:
@@ -270,6 +270,14 @@ class VideoParts:
         except InputError:
             raise InputError(f"height and width: multiples of {self.size_step} up to {MAX_SIDE}, got "
                              f"{shown(size)}") from None
+
+    def warn_of_size(self, size:tuple):
+        "Say so where much larger pictures are asked for than the model has learned: they take long and look strange"
+        times = size[0]*size[1]/(self.config.size[0]*self.config.size[1])
+        if times > 4:
+            logging.getLogger("shotstream").warning(
+                "%d x %d is %.0f times the pixels of %d x %d, which this model has learned: it takes far longer, and "
+                "the film may be strange", *size, times, *self.config.size)
 
     def new_cache(self, size:tuple, budget:int=6, window:int=21, sink:int=0)->StaticKVCache:
         "A KV cache of the right size: context frames, and this shot's (§4.2)"
@@ -298,8 +306,8 @@ class ShotComponents(TextParts, VideoParts):
     `config` that says how they were trained.
 
     `config` has `shift`, `prompt_style`, `context_pixels`, `context_time`, `negative_prompt`, `guidance`,
-    `history_guidance`, `guide_above` and
-    `teacher_steps`, as in `ShotStreamPipeline`, which is one of these. Whatever generates from prompts (`Stream`) asks
+    `history_guidance`, `guide_above`, `teacher_steps` and
+    `size`, as in `ShotStreamPipeline`, which is one of these. Whatever generates from prompts (`Stream`) asks
     for no more."""
     def __init__(self, vae, text_encoder, tokenizer, transformer, teacher=None, config=None):
         check_parts(vae, text_encoder, tokenizer, transformer, teacher)

@@ -8,7 +8,7 @@ __all__ = ['PUBLISHED', 'PUBLISHED_TRAINING', 'toy_student', 'Film', 'shot_noise
            'check_card']
 
 # %% ../../nbs/13_pipeline.ipynb #7515d9e3
-import inspect, logging, time
+import inspect, time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -562,7 +562,6 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
         self.check_inputs(prompt, size, num_frames, output_type, callback_on_step_end_tensor_inputs, teacher,
                           (*scales, negative_prompt))
         script, size = self.script_of(prompt, caption, num_frames, image), self.check_size(size)
-        self.warn_of_size(size)
         seed = whole("seed", first(seed, script.seed), 0, 2**53)
         noise = self.noise_of([1 + (s.frames-1)//4 for s in script.shots], size, generator, latents, noise)
         on_step = self.step_caller(callback_on_step_end, callback_on_step_end_tensor_inputs)
@@ -576,6 +575,7 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
             if k >= len(script.shots) or f >= script.shots[k].frames:
                 raise InputError(f"pinned: this story has no frame {f} of shot {k}, both counted from 0")
         if teacher:
+            self.warn_of_size(size)                          # a stream does so itself
             n = whole("steps of the teacher", first(steps, config.teacher_steps), 1, 1000)
             sampling = replace(self.sampling, steps=n)
             guide = self.teacher_guidance(*scales, negative_prompt)
@@ -589,14 +589,6 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
         self.maybe_free_model_hooks()
         # a tuple only for those who ask for it, as in diffusers
         return film if return_dict else (film.frames,)          # pyright: ignore[reportReturnType]
-
-    def warn_of_size(self, size:tuple):
-        "Say so where a model is asked for much larger pictures than it has learned: they take long and look strange"
-        times = size[0]*size[1]/(self.config.size[0]*self.config.size[1])
-        if times > 4:
-            logging.getLogger("shotstream").warning(
-                "%d x %d is %.0f times the pixels of %d x %d, which this model has learned: it takes far longer, and "
-                "the film may be strange", *size, times, *self.config.size)
 
     def noise_of(self,
         lengths:list,              # Latents of every shot

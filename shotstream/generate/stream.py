@@ -280,6 +280,7 @@ class ShotQueue:
     ):
         self.pipe, self.caption, self.seed = parts, check_caption(caption), seed
         self.size = parts.check_size(parts.config.size if size is None else size)
+        parts.warn_of_size(self.size)
         whole("seed", seed, 0, 2**53)
         self.history, self.settings, self.cache = History(parts.encode, films=keep_films), Settings(), None
         self.queue, self.running, self.cutting, self.ready, self.switching = deque(), None, False, None, None

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['LAUNCHER', 'seed_of', 'Draw', 'Player', 'Stage', 'follow_launcher', 'bf16_is_faster', 'Machine', 'start_machine',
-           'learning_rate', 'TrainingStopped', 'TrainingFailed', 'save_checkpoint', 'save_text', 'summary_writer',
-           'load_checkpoint', 'check_disk', 'FolderLock', 'WorkClock', 'own_random', 'TrainerState', 'Trainer',
-           'in_processes']
+           'learning_rate', 'TrainingStopped', 'TrainingFailed', 'save_checkpoint', 'save_text', 'check_tensorboard',
+           'summary_writer', 'load_checkpoint', 'check_disk', 'FolderLock', 'WorkClock', 'own_random', 'TrainerState',
+           'Trainer', 'in_processes']
 
 # %% ../../nbs/backstage/train/loop.ipynb #d956796c
 import errno, hashlib, json, logging, os, random, shutil, signal, sys, threading, time
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 import numpy as np
 import psutil
@@ -171,11 +172,15 @@ def save_text(path:Path, text:str):
     "The same for a small text"
     write_text(path, text)
 
+def check_tensorboard():
+    "Complain before any time is spent"
+    if not find_spec("tensorboard"):
+        raise TrainingFailed("TensorBoard is not installed: pip install tensorboard, or train without it")
+
 def summary_writer(folder:Path): # A TensorBoard `SummaryWriter`
     "Curves for TensorBoard, where it is installed"
-    try: from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise TrainingFailed("TensorBoard is not installed: pip install tensorboard, or train without it") from None
+    check_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
     return SummaryWriter(folder/"tensorboard")
 
 def load_checkpoint(path:Path)->dict:

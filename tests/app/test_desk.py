@@ -4,7 +4,6 @@ import io
 import os
 import re
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,14 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from browser import CHROMIUM, MARKS, playwright
 from shotstream.app.director import read_story
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
-playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-pytestmark = [pytest.mark.browser,
-              pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ,      # there it fails
-                                 reason="no browser: apt install chromium, or put google-chrome on the PATH")]
+pytestmark = MARKS
 
 
 @contextlib.contextmanager

@@ -101,9 +101,9 @@ from shotstream import ShotStreamPipeline
 from shotstream.app import director
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 d = director.Director(ShotStreamPipeline.from_pretrained("toy"), {CAPTION!r}, folder=sys.argv[2])
-while d.noted < d.wishes: time.sleep(.001)
+while d.noted < d.changes: time.sleep(.001)
 if sys.argv[1] == "saved": director.StoryKeeper._note = lambda self: die()           # behind the shot, before the list
-else: d.on("frames", lambda f: f.latent == 1 and d.noted == d.wishes and die())      # in the first shot
+else: d.on("frames", lambda f: f.latent == 1 and d.noted == d.changes and die())      # in the first shot
 if not d.busy:
     for p in {PROMPTS!r}: d.next_shot(p, latents=2)
 time.sleep(60)
@@ -143,7 +143,7 @@ def test_killed_in_a_rewriting(pipe, tmp_path, monkeypatch):
         gate, film = threading.Semaphore(1), Director._film_latent
         monkeypatch.setattr(Director, "_film_latent", lambda s: gate.acquire(timeout=.01) and film(s))
         d.rewrite(1, seed=9)
-        assert until(lambda: len(d.shots) == 2 and d.noted == d.wishes)              # the first one of two is made
+        assert until(lambda: len(d.shots) == 2 and d.noted == d.changes)              # the first one of two is made
         monkeypatch.setattr(Director, "_film_latent", film)
         with reopened(pipe, tmp_path/"a") as new:
             assert new.wait(60) and prompts(new) == PROMPTS and [s.seed for s in new.shots] == [0, 9, 2]
@@ -161,7 +161,7 @@ def test_killed_on_a_new_branch(pipe, tmp_path, slow, monkeypatch):
         with d.lock:                                                         # so that it is not saved in between
             d.branch(1)
             d.next_shot(PROMPTS[2], latents=1)
-        assert until(lambda: d.noted == d.wishes) and len(load_story(tmp_path/"a")[0].branches) == 1
+        assert until(lambda: d.noted == d.changes) and len(load_story(tmp_path/"a")[0].branches) == 1
         with reopened(pipe, tmp_path/"a") as new:
             slow.set()
             assert new.wait(60) and new.branches == ["branch 1", "branch 2"]
@@ -174,9 +174,9 @@ def test_what_ends_every_process_is_left_out(pipe, tmp_path, slow):
         for p in PROMPTS: d.next_shot(p, latents=1)
         assert until(lambda: d.noted == 3)
         with reopened(pipe, tmp_path/"s") as d2:
-            assert d2.coming == PROMPTS and until(lambda: d2.noted == d2.wishes)
+            assert d2.coming == PROMPTS and until(lambda: d2.noted == d2.changes)
             with reopened(pipe, tmp_path/"s-copy") as d3:
-                assert d3.coming == PROMPTS and not d3.trouble and until(lambda: d3.noted == d3.wishes)
+                assert d3.coming == PROMPTS and not d3.trouble and until(lambda: d3.noted == d3.changes)
                 with reopened(pipe, tmp_path/"s-copy-copy") as d4:
                     assert d4.coming == PROMPTS[1:] and PROMPTS[0] in d4.trouble and "twice" in d4.trouble
         for n in ("", "-copy", "-copy-copy"): assert read_waiting(tmp_path/f"s{n}"/"waiting.json").first == 0
@@ -241,7 +241,7 @@ def test_who_is_late_does_not_write_over_the_next_ones(pipe, tmp_path, slow, mon
     assert until(lambda: old.noted == 1)
     with Director(pipe, folder=tmp_path) as new:
         new.stop()
-        assert until(lambda: new.noted == new.wishes)
+        assert until(lambda: new.noted == new.changes)
         old.next_shot(PROMPTS[1])
         assert until(lambda: old.noted == 2) and not (tmp_path/"waiting.json").exists()
         old.close()

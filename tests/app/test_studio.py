@@ -13,14 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from browser import CHROMIUM, MARKS, playwright
 from shotstream.app.director import load_story
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
-playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-pytestmark = [pytest.mark.browser,
-              pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ,
-                                 reason="no browser: apt install chromium")]
+pytestmark = MARKS
 
 
 @contextlib.contextmanager

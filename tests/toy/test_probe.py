@@ -4,7 +4,7 @@ import torch
 
 from shotstream.toy.networks import toy_text_encoder
 from shotstream.toy.probe import (
-    CHARACTER, CHARACTER_FACTS, SCENE, SHOT_FACTS, STANDS, CaptionProbe, ProbeLoss, caption_batch, caption_facts,
+    CHARACTER, CHARACTER_FACTS, SCENE, SHOT_FACTS, POSITIONS, CaptionProbe, ProbeLoss, caption_batch, caption_facts,
     described, probe_targets, story_targets, token_grid)
 from shotstream.toy.classifier import LINES, on_line
 from shotstream.toy.render import StoryTable, circle, coverage, own_coordinates, pose, screen
@@ -109,7 +109,8 @@ def test_captions_of_many_shots():
     first = tokenizer.convert_ids_to_tokens(ids[0])
     assert facts[0, first.index("ball"), :2].tolist() == [BODIES.index("ball"), 0] and (facts[0, 0, :4] == -1).all()
     where = [[facts[shot, first.index(body), 3].item() for body in ("ball", "heart")] for shot in (0, 1)]
-    assert where == [[STANDS.index("left"), STANDS.index("right")], [STANDS.index("off screen"), STANDS.index("alone")]]
+    expected = ("left", "right"), ("off screen", "alone")
+    assert where == [[POSITIONS.index(p) for p in pair] for pair in expected]
 
 
 def test_whoever_is_named_first_stands_on_the_left():
@@ -119,7 +120,7 @@ def test_whoever_is_named_first_stands_on_the_left():
     for story, k in pairs:
         facts = caption_facts([story.characters[i].body for i in story.shots[k].cast], story, k)
         x = ground_truth(story, k, frames=[0])["positions"][0, :, 0]
-        assert [STANDS[f[3]] for f in facts] == ["left", "right"] and x[0] < x[1]
+        assert [POSITIONS[f[3]] for f in facts] == ["left", "right"] and x[0] < x[1]
 
 
 def test_asking_teaches_to_read():

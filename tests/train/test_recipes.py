@@ -102,10 +102,10 @@ def test_curves_for_tensorboard(tmp_path, monkeypatch, capsys):
         def add_scalar(self, name, value, step): curves.append((self.folder.parts[-2:], name, value, step))
     monkeypatch.setattr(loop, "summary_writer", lambda folder: Writer(folder/"tensorboard"))
     run = ["train", "text", "--steps", "2", "--size", "tiny", "--device", "cpu", "--tensorboard", "--folder"]
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(loop, "find_spec", lambda name: None)
     with pytest.raises(SystemExit): main([*run, str(tmp_path/"none")])
     assert "pip install tensorboard" in capsys.readouterr().err and not (tmp_path/"none").exists() and not curves
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr(loop, "find_spec", lambda name: object())
     main([*run, str(tmp_path)])
     log = json.loads((tmp_path/"text"/"log.json").read_text())
     assert curves == [(("text", "tensorboard"), k, v, row["step"]) for row in log for k, v in row.items()]
