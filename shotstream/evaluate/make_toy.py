@@ -30,7 +30,7 @@ SHOWN = {"caption": "a red ball with a hat in the forest by day.", "shots": [
 
 def evaluate_toy(run:ToyRun, pipe:ShotStreamPipeline)->dict:
     "Scores of teacher and student, and two films"
-    n = 16 if run.steps else 256
+    n = 8 if run.steps else 256
     cuda = run.machine.device.type == "cuda"
     options = EvaluationOptions(batch=min(n, 64 if cuda else 16), progress=run.progress)
     models = replace(run.models, vae=pipe.vae, text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer)
@@ -94,8 +94,8 @@ def train_toy(
     for name, make in {} if only in ALONE else MAKERS.items():
         if only in (None, name): make(run)
         elif not run.done(name):
-            raise ValueError(f"{only} starts where {name} ends, and {run.folder} has no {name}: `shotstream train "
-                             f"{name}` first")
+            raise ValueError(f"{only} comes after {name}, and {run.folder} has no {name}: `shotstream train {name}` "
+                             f"first")
         else: take_over(run, name)
         if name == only: break
     return run.folder/"pipeline"

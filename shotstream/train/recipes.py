@@ -23,6 +23,7 @@ from ..toy.latents import LatentDataset, codec_hash
 from ..toy.classifier import AttributeClassifier, errors, classifier_loss, truth
 from .optim import MuonAdamW, keep_freed_memory
 from ..generate.pipeline import ASSETS
+from ..generate.teacher import TOY_TRAINING
 from ..toy.render import render_shot
 from .stages import (
     Models, OdePairs, OdeStage, OwnHistory, PairSettings, RefitStage, SIZES, SelfForcingStage, TeacherStage, TextStage,
@@ -301,8 +302,9 @@ def make_pairs(run:ToyRun):
     if run.done("pairs"): return
     write_origin(run, "pairs")
     fill(run)
-    settings = PairSettings(4 if run.steps else 12*run.size.films//8, run.seed, progress=run.progress,
-                            rank=run.accelerator.process_index)
+    options = replace(TOY_TRAINING, pair_steps=4) if run.steps else TOY_TRAINING
+    settings = PairSettings(4 if run.steps else 12*run.size.films//8, run.seed, options, run.progress,
+                            run.accelerator.process_index)
     n = generate_ode_pairs(run.folder/"pairs", run.models, run.data, run.machine, **long, settings=settings)
     run.accelerator.wait_for_everyone()
     if run.accelerator.is_main_process: save_text(run.folder/"pairs"/"done", str(n))

@@ -35,10 +35,19 @@ except TrainingStopped as e: sys.exit(str(e))
 '''
 
 
-@pytest.fixture
-def script(tmp_path):
-    (tmp_path/"run.py").write_text(SCRIPT)
-    return tmp_path/"run.py"
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    file = tmp_path_factory.mktemp("script")/"run.py"
+    file.write_text(SCRIPT)
+    return file
+
+
+@pytest.fixture(scope="module")
+def unbroken(script):
+    "Folder of 40 steps in one sitting"
+    folder = script.parent/"whole"
+    subprocess.run([sys.executable, script, folder, "40", "0"], check=True, capture_output=True)
+    return folder
 
 
 def weights(folder):
@@ -53,9 +62,8 @@ def wait_for(path, seconds=60):
 
 
 @pytest.mark.parametrize("kill", (signal.SIGTERM, signal.SIGINT, signal.SIGKILL), ids=lambda s: s.name)
-def test_a_stopped_run_ends_as_an_unbroken_one(script, tmp_path, kill):
+def test_a_stopped_run_ends_as_an_unbroken_one(script, unbroken, tmp_path, kill):
     "Bit for bit; and whoever can, says how to go on"
-    subprocess.run([sys.executable, script, tmp_path/"whole", "40", "0"], check=True, capture_output=True)
     p = subprocess.Popen([sys.executable, script, tmp_path/"broken", "40", ".1"], stdout=subprocess.PIPE,
                          stderr=subprocess.PIPE, text=True)
     wait_for(tmp_path/"broken"/"state.pt")
@@ -64,7 +72,7 @@ def test_a_stopped_run_ends_as_an_unbroken_one(script, tmp_path, kill):
     assert p.returncode != 0 and not (tmp_path/"broken"/"done").exists()
     if kill != signal.SIGKILL: assert "the same command goes on from there" in said
     subprocess.run([sys.executable, script, tmp_path/"broken", "40", "0"], check=True, capture_output=True)
-    assert torch.equal(weights(tmp_path/"whole"), weights(tmp_path/"broken"))
+    assert torch.equal(weights(unbroken), weights(tmp_path/"broken"))
 
 
 def test_a_dead_process_ends_the_run(script, tmp_path):
