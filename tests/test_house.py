@@ -28,6 +28,12 @@ OLD_NAMES = {"film_chunk": "denoise_chunk", "film_shot": "generate_shot", "film_
              "Order": "ShotRequest",
              "Memory": "KVCache", "Exam": "Evaluation", "told": "captioned", "secret": "uncaptioned",
              "secrets": "uncaptioned", "knob": "setting", "knobs": "settings", "judge": "classifier"}
+# What is written once: a pattern, and the only module that may have it
+HOMES = {r"to_uint8\([^\n]*\.decode\(": "model/pixels.py",      # `decode_frames`
+         r"1000 ?\* ?(\w+\.)?seed": "generate/components.py",  # `shot_seed`
+         r"lora.* @ ": "model/checkpoints.py",                 # `merge_lora`
+         r"scale=-1": "generate/pipeline.py",                  # `without_lora`
+         r"(?<!12), 8, 8\b|\(8, 8\)": None}                    # `LATENT_SIDE`
 
 
 def too_many(source): # [(function, parameters)], `self` and `cls` not counted
@@ -77,6 +83,13 @@ def test_names_of_the_field(path):
     name, names = path.relative_to(PACKAGE).as_posix(), identifiers(path.read_text(encoding="utf-8"))
     found = {n: [OLD_NAMES[o] for o in old_parts(n)] for n in names if (name, n) not in OTHER}
     assert not {n: o for n, o in found.items() if o}, "the glossary has other words for these"
+
+
+@pytest.mark.parametrize("pattern", HOMES)
+def test_no_second_copies(pattern):
+    found = {name for path, name in zip(MODULES, NAMES) for line in path.read_text(encoding="utf-8").splitlines()
+             if re.search(pattern, line.split("#")[0])}
+    assert found <= {HOMES[pattern]}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=NAMES)

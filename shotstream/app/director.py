@@ -43,7 +43,7 @@ from ..model.files import InputError, MissingFile, WriteError, check_target, for
 from ..model.files import write_json, write_text, write_whole
 from ..data.script import FPS, Script, ShotPrompt, contact_sheet, save_script, write_video
 from ..data.video import write_picture
-from ..generate.components import ShotComponents
+from ..generate.components import ShotComponents, shot_seed
 from ..generate.stream import (
     Frames, History, PromptSwitch, RunningShot, Settings, ShotRequest, ContextFrames, Stream, check_caption)
 from ..model.pixels import as_frame
@@ -150,8 +150,7 @@ class ShotPlan(UndoableStory):
         if self.running and not self.running[-1].whole: return self.running[-1], None
         if not self.queue: return None, None
         history, request = [*self.shots, *map(self.result, self.running)], self.queue.popleft()
-        seed = 1000*self.seed + len(history) if request.seed is None else request.seed
-        self.running.append(RunningShot(request, len(history), seed))
+        self.running.append(RunningShot(request, k := len(history), shot_seed(self.seed, k, request.seed)))
         return self.running[-1], history
 
     def receive(self, shot:RunningShot, frames:Frames):
@@ -1167,7 +1166,7 @@ class Director(Worker):
         prompt:str,              # What happens
         when:str="end",          # "end": after all that wait; "now": cut to it, and forget what waits
         latents:int=9,           # Length; 1 + 4(latents-1) frames
-        seed:int|None=None,      # 1000*(the story's seed) + number of the shot, if there is none
+        seed:int|None=None,      # `shot_seed` of the story's seed and the shot's number, if there is none
         image=None,              # The shot's first frame: a picture as `as_frame` takes it
     ):
         "Ask for a shot"

@@ -28,20 +28,18 @@ from .variants import (
     FilmDataset, FilmLoss, ShortHistory, ShortOwnHistory, SINGLE_TRAINING, SingleShots, Size, SystemFilms,
     flow_stage, load_network, make_variant, next_shot_stage, shotstream_stage, system_stage)
 from ..generate.teacher import TOY_GUIDANCE, TOY_SAMPLING, TOY_TRAINING, drop_history, sample_shot
-from ..model.checkpoints import merge_lora, read_checkpoint
-from ..model.pixels import to_float, to_uint8
+from ..generate.pipeline import without_lora
+from ..model.pixels import decode_frames, to_float
 from ..model.transformer import ShotTransformer
-from ..toy.classifier import CAPTIONED, AttributeClassifier, truth
+from ..toy.classifier import CAPTIONED, truth
 from ..toy.networks import ASSETS
 from ..toy.render import render_shot
-from ..toy.vae import ToyVAE
-from ..toy.vocabulary import toy_tokenizer
 from ..toy.world import draw_story, world_hash
 from ..train.loop import Trainer, save_text, seed_of, start_machine
 from ..train.optim import keep_freed_memory
 from ..train.recipes import same_settings
 from ..train.stages import (
-    Models, OdeLoss, OdePairs, PairSettings, channel_weight, copy_of, generate_ode_pairs, load_text_encoder)
+    Models, OdeLoss, OdePairs, PairSettings, channel_weight, copy_of, generate_ode_pairs, toy_models)
 
 # %% ../../nbs/backstage/evaluate/ablate.ipynb #84f83291
 PAPER_COLUMNS = ("intra_subject", "intra_background", "inter_semantic", "inter_subject", "inter_background",
@@ -259,9 +257,7 @@ class Run:
     def network(self, name:str, seed:int)->ShotTransformer:
         folder, *lora = self.folders(name, seed)
         network = load_network(folder)
-        for one in lora: # the shipped weights hold stage 2: without it they are those of stage 1
-            less = read_checkpoint(one/"stage2_lora.safetensors").state
-            network.load_state_dict(merge_lora(network.state_dict(), less, scale=-1.))
+        for one in lora: without_lora(network, one/"stage2_lora.safetensors")     # stage 1 is what ships, less stage 2
         return network.to(self.machine.device)
     def folders(self, name:str, seed:int)->list:
         "Where its weights are"
@@ -318,9 +314,7 @@ def start_run(
     same_settings(Path(folder), dict(track=track, base=weights_hash(*(base/p for p in parts)), steps=steps,
                                      **{} if trains else dict(trains=False)))
     if machine.device.type == "cpu": keep_freed_memory()
-    vae = ToyVAE.from_pretrained(ASSETS/"toy"/"vae").float()
-    classifier = AttributeClassifier.from_pretrained(ASSETS/"classifier").float()
-    models = Models(vae, load_text_encoder(base/"text_encoder"), toy_tokenizer(), classifier=classifier)
+    models = toy_models(base/"text_encoder")
     return Run(Path(folder), base, TRACKS[track], accelerator, machine, models.frozen(machine.device), minutes, steps)
 
 def weights_hash(*folders)->str: # 16 hexadecimal digits
@@ -422,7 +416,8 @@ def lengths_of(row:Row, size:Size)->list: # Frames of every shot
 def through_codec(vae, story)->torch.Tensor: # (f, h, w, 3) uint8
     "Renders as systems decode that lay all shots on one axis: a latent's frames lean on those before a cut"
     film = torch.cat([render_shot(story, k) for k in range(len(story.shots))])[None].to(vae.device)
-    return to_uint8(vae.decode(vae.encode(to_float(film).to(vae.dtype)).latent_dist.mode()).sample)[0].cpu()
+    z = vae.encode(to_float(film).to(vae.dtype)).latent_dist.mode()                            # 1 z f h w
+    return decode_frames(vae, z.transpose(1, 2))[0].cpu()
 
 def switched(
     shoot,      # For `film_next_shots`
@@ -455,7 +450,7 @@ def film_row(
     def slow(context, table, text): return sample_shot(model, context, table, text, sampling, TOY_GUIDANCE, g)
     shoot = switched(slow if row.film == "teacher" else by_chunks(model, system, g), row.switch)
     shots = film_next_shots(shoot, run.models, text, latents, row.rule)
-    return torch.cat([to_uint8(run.models.vae.decode(z.transpose(1, 2)).sample)[0].cpu() for z in shots])
+    return torch.cat([decode_frames(run.models.vae, z)[0].cpu() for z in shots])
 
 SCENE = ("sky", "sun", "hills", "prop_1", "prop_2")
 

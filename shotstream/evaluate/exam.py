@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHOT', 'HERO', 'evaluation_story', 'seen_before', 'chance_answer', 'distance', 'by_teacher', 'by_student',
-           'true_shot', 'true_batch', 'decode_film', 'sampled', 'film_errors', 'film_looks', 'joined', 'chance_errors',
+           'true_shot', 'true_batch', 'sampled', 'film_errors', 'film_looks', 'joined', 'chance_errors',
            'run_evaluation', 'table', 'report', 'mean_score', 'readings', 'lasting', 'drift', 'drift_apart',
            'drift_ratio', 'identity_matrix', 'retold', 'diversity', 'EvaluationOptions', 'reference_features',
            'frechet_scores', 'diversity_scores', 'exam_scores', 'evaluate_model']
@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 from dataclasses import asdict, dataclass, replace
-from ..model.pixels import to_float, to_uint8
+from ..model.pixels import decode_frames, to_float
 from ..toy.latents import collate, context_picks, next_shot_example
 from ..toy.classifier import CIRCLES, CLASSES, LINES, UNCAPTIONED, CAPTIONED, errors, truth, visible
 from .metrics import flat_share, frechet_distance, interval, motion, score
+from .systems import film_next_shots
 from ..train.stages import Models, own_history
 from ..model.flow import Guidance, Sampling
 from ..toy.vocabulary import encode_captions
@@ -89,13 +90,6 @@ def true_batch(
     text = encode_captions(prompts, tokenizer, text_encoder).to(vae.device)
     return context, x0, table.to(vae.device), text, torch.stack(films)
 
-@torch.no_grad()
-def decode_film(
-    vae, z, # A codec; (b, f, z, h, w) latents
-)->torch.Tensor: # (b, 4f-3, h, w, 3) uint8
-    "Latents -> films"
-    return to_uint8(vae.decode(z.transpose(1, 2).to(vae.dtype)).sample)
-
 def sampled(classifier, video): return video[:, ::4].to(classifier.device) # one frame of every latent
 
 def film_errors(classifier, video, truths)->dict: # {attribute: (b,) errors, on the CPU}
@@ -144,7 +138,7 @@ def run_evaluation(
         looks["renders"].append(film_looks(classifier, real))
         for name in ("upper_bound", *histories):
             z = x0 if name == "upper_bound" else film(*pasts[name], text, torch.Generator().manual_seed(first+start))
-            video = decode_film(vae, z)
+            video = decode_frames(vae, z)
             rows[name].append(film_errors(classifier, video, asked))
             if kind := dict(upper_bound="codec", own="model").get(name):
                 looks[kind].append(film_looks(classifier, video))
@@ -231,21 +225,18 @@ def drift(
     stories = [draw_story(20_000 + i, n_shots=shots, frames=33, held_out=True, pair=0.) for i in range(n)]
     vae, classifier = models.vae, models.classifier
     last, rows = shots-1, dict(own=[], true=[], films=[])
-    blank = torch.zeros(vae.config.z_dim, 8, 8, device=vae.device)
     for start in tqdm(range(0, n, batch), disable=not progress, desc="drift"):
         part, generator = stories[start:start+batch], torch.Generator().manual_seed(start)
         prompts = [[compose_prompt(s.caption, shot.caption) for shot in s.shots] for s in part]
         text = encode_captions(prompts, models.tokenizer, models.text_encoder).to(vae.device)
-        names, done = [lasting(s, last) for s in part], []
+        names = [lasting(s, last) for s in part]
         keep = lambda truths: [{k: v for k, v in t.items() if k in ok} for t, ok in zip(truths, names)]
-        for k in range(shots):
-            context, table = own_history(vae, done, 9, len(part), blank)
-            done.append(film(context, table.to(vae.device), text, generator))
+        done = film_next_shots(lambda *asked: film(*asked, generator), models, text, [9]*shots)
         rows["films"].append(torch.stack(done, 1))
-        believed = readings(classifier(sampled(classifier, decode_film(vae, done[0]))))
-        rows["own"].append(film_errors(classifier, decode_film(vae, done[-1]), keep(believed)))
+        believed = readings(classifier(sampled(classifier, decode_frames(vae, done[0]))))
+        rows["own"].append(film_errors(classifier, decode_frames(vae, done[-1]), keep(believed)))
         context, _, table, text, _ = true_batch(part, last, models.text_encoder, models.tokenizer, vae)
-        again = decode_film(vae, film(context, table, text, generator))
+        again = decode_frames(vae, film(context, table, text, generator))
         rows["true"].append(film_errors(classifier, again, keep([truth(s, last) for s in part])))
     out = {k: {name: torch.cat([r[name] for r in rows[k]]) for name in UNCAPTIONED} for k in ("own", "true")}
     return dict(out, films=torch.cat(rows["films"]))
@@ -281,7 +272,7 @@ def identity_matrix(
     vae, classifier,
 )->list:          # shots x shots: mean distance of the hero's secrets between shot i and shot j
     "Is it the same hero in every shot?"
-    predicted = [classifier(torch.cat([sampled(classifier, decode_film(vae, z)) for z in shot.split(16)]))
+    predicted = [classifier(torch.cat([sampled(classifier, decode_frames(vae, z)) for z in shot.split(16)]))
                  for shot in films.unbind(1)]
     read = [readings(s) for s in predicted]
     apart = lambda a, b: torch.stack([errors(a, b)[k].nanmean() for k in HERO]).mean().item()
@@ -306,12 +297,12 @@ def diversity(
     story, vae, classifier = draw_story(seed, n_shots=1, frames=33, pair=0.), models.vae, models.classifier
     prompt = compose_prompt(story.caption, story.shots[0].caption)
     text = encode_captions([[prompt]], models.tokenizer, models.text_encoder).to(vae.device)
-    blank, films = torch.zeros(vae.config.z_dim, 8, 8, device=vae.device), []
+    films = []
     for start in tqdm(range(0, n, batch), disable=not progress, desc="diversity"):
         b = min(batch, n-start)
-        context, table = own_history(vae, [], 9, b, blank)
+        context, table = own_history(vae, [], 9, b)
         z = film(context, table.to(vae.device), text.expand(b, -1, -1, -1), torch.Generator().manual_seed(start))
-        films.append(decode_film(vae, z))
+        films.append(decode_frames(vae, z))
     videos = dict(model=torch.cat(films), world=torch.stack([render_shot(retold(story, i), 0) for i in range(n)]))
     names = [k for k in UNCAPTIONED if k != "hue" and visible(story, 0, k, 16) and not k.endswith("_angle")]
     def distances(video):

@@ -16,7 +16,9 @@ from ..toy.render import render_shot
 from ..toy.vocabulary import encode_captions
 from ..toy.world import Shot, Story, draw_story, shot_caption
 from ..train.stages import own_history
-from .exam import HERO, decode_film, readings, sampled
+from .exam import HERO, readings, sampled
+from ..generate.components import shot_seed
+from ..model.pixels import decode_frames
 from .features import caption_attributes
 from .metrics import interval, score
 from ..train.stages import Models
@@ -58,14 +60,14 @@ def recurrence_films(
     vae = models.vae
     prompts = [[compose_prompt(s.caption, shot.caption) for shot in s.shots] for s in stories]
     text = encode_captions(prompts, models.tokenizer, models.text_encoder).to(vae.device)
-    blank, done, out = torch.zeros(vae.config.z_dim, 8, 8, device=vae.device), [], {}
+    done, out = [], {}
     def next_shot(rows, g):
-        context, table = own_history(vae, done, 9, len(stories), blank)
-        return film(context, table.to(vae.device), text[:, rows], torch.Generator().manual_seed(1000*seed + g))
+        context, table = own_history(vae, done, 9, len(stories))
+        return film(context, table.to(vae.device), text[:, rows], torch.Generator().manual_seed(shot_seed(seed, g)))
     for k in range(max(gaps)+1):
         done.append(next_shot([*range(k+1)], k))
-        if k == 0: out[0] = decode_film(vae, done[0])
-        if k in gaps: out[k] = decode_film(vae, next_shot([*range(k+1), most+1], 100+k))
+        if k == 0: out[0] = decode_frames(vae, done[0])
+        if k in gaps: out[k] = decode_frames(vae, next_shot([*range(k+1), most+1], 100+k))
     return out
 
 # %% ../../nbs/backstage/evaluate/recurrence.ipynb #314eea53

@@ -20,11 +20,12 @@ from ..generate.teacher import TOY_GUIDANCE, TOY_SAMPLING, sample_shot
 from ..model.flow import Guidance, Sampling, add_noise, guided, schedule, to_x0
 from ..model.frame_table import FrameTable, bidirectional_mask, causal_mask, next_shot_table, stack_stories
 from ..model.kv_cache import KVCache
-from ..model.pixels import to_float, to_uint8
+from ..model.pixels import decode_frames, to_float
 from ..model.rope import rope_freqs, rotate
 from ..model.text import compose_prompt
+from ..toy.vae import LATENT_SIDE
 from ..toy.vocabulary import encode_captions
-from ..train.self_forcing import own_context, rollout
+from ..train.self_forcing import rollout
 from ..train.stages import Models, own_history
 
 # %% ../../nbs/backstage/evaluate/systems.ipynb #2b63cf81
@@ -586,7 +587,7 @@ def film_with_memory(
     latents:list, noise=None,
 )->list:                                 # (1, f, z, h, w) of every shot
     "StoryMem: shot after shot, all together inside a shot"
-    s, shape = system.schedule, (models.vae.config.z_dim, 8, 8)
+    s, shape = system.schedule, (models.vae.config.z_dim, LATENT_SIDE, LATENT_SIDE)
     sampling, guidance = Sampling(s.steps, s.shift, phi=system.clock.phi), Guidance(text=s.guidance)
     bank, shots = [], []
     for k, n in enumerate(latents):
@@ -594,8 +595,7 @@ def film_with_memory(
         context = torch.stack(kept, 1) if kept else torch.zeros(1, 0, *shape, device=model.device)
         table = memory_table(len(kept), n).to(model.device)
         shots.append(sample_shot(model, context, table, text[:, k:k+1], sampling, guidance, noise))
-        film = models.vae.decode(shots[-1].transpose(1, 2)).sample.clamp(-1, 1)             # 1 3 f h w
-        frames = to_uint8(film)[0]
+        frames = decode_frames(models.vae, shots[-1])[0]                                    # f h w 3
         for i in keyframes(models.classifier.features(frames[:, None])):
             still = models.vae.encode(to_float(frames[i:i+1][None])).latent_dist.mode()[:, :, 0]
             bank.append(still)
@@ -611,12 +611,9 @@ def film_next_shots(
     rule:str="published", # Which frames of its own past a shot looks back at, see `context_frames`
 )->list:              # (b, f, z, h, w) of every shot
     "Shot after shot, from frames of what was filmed before (§4.1)"
-    shots, blank = [], torch.zeros(models.vae.config.z_dim, 8, 8, device=models.vae.device)
-    for k, n in enumerate(latents):
-        if not k: context, table = own_history(models.vae, shots, n, len(text), blank)
-        else:
-            context, picked = own_context(models.vae, shots, rule=rule)
-            table = stack_stories(*[next_shot_table(picked, n, k)]*len(text))
+    shots = []
+    for n in latents:
+        context, table = own_history(models.vae, shots, n, len(text), rule=rule)
         shots.append(shoot(context, table.to(text.device), text).float())
     return shots
 
@@ -653,7 +650,7 @@ def film_story(
     if {len(s.shots) for s in stories} != {len(latents)}:
         raise ValueError(f"{len(latents)} lengths for stories of {sorted({len(s.shots) for s in stories})} shots")
     text, vae = captions_of(system, stories, models), models.vae
-    decode = lambda z: to_uint8(vae.decode(z.transpose(1, 2).to(vae.dtype)).sample).cpu()
+    decode = lambda z: decode_frames(vae, z).cpu()
     if system.name == "storymem":
         films = [torch.cat([decode(z)[0] for z in film_with_memory(model, system, models, text[i:i+1], latents, noise)])
                  for i in range(len(stories))]
@@ -664,6 +661,7 @@ def film_story(
     table = stack_stories(*[film_table(latents, system.clock)]*len(stories)).to(model.device)
     recode = lambda z: vae.encode(vae.decode(z.transpose(1, 2)).sample.clamp(-1, 1)[:, :, -1:]).latent_dist.mode()[:, :,
         0]
-    z = Filming(model, system, table, text, (vae.config.z_dim, 8, 8), noise, recode).run()
+    shape = vae.config.z_dim, LATENT_SIDE, LATENT_SIDE
+    z = Filming(model, system, table, text, shape, noise, recode).run()
     if system.cache: return [*decode(z)]
     return [*torch.cat([decode(part) for part in z.split(latents, 1)], 1)]

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..model.checks import choice, number, whole
 from ..model.files import InputError, shown
 from ..model.pixels import VideoStream, as_frame, to_uint8
-from .components import ShotComponents
+from .components import ShotComponents, shot_seed
 from ..model.context import RULES, context_counts, context_frames, shot_frames
 from ..model.frame_table import FrameTable, first_shot_table, next_shot_table
 from .student import check_drawn, generate_chunks, noise_source, open_shot, write_clean_kv
@@ -431,7 +431,7 @@ class ShotMaker(ContextPreparer):
     )->RunningShot:     # Iterate to get its `Frames`; only one shot runs at a time
         "Begin a shot after the past that the stream has"
         k, shot = self.history.count, request if isinstance(request, RunningShot) else None
-        if shot is None: shot = RunningShot(request, k, 1000*self.seed + k if request.seed is None else request.seed)
+        if shot is None: shot = RunningShot(request, k, shot_seed(self.seed, k, request.seed))
         if shot.number != k: raise ValueError(f"shot {shot.number} cannot follow {k} shots: restore() its past first")
         request = shot.request
         if request.settings is not None: self.change(**asdict(request.settings))

@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
-from .vae import ToyVAE
+from .vae import LATENT_SIDE, ToyVAE
 from ..model.files import InputError, foreign, write_tensors
 from ..model.pixels import to_float
 from ..model.context import context_frames
@@ -172,7 +172,7 @@ def loss_weights(
     shots:Tensor,      # (b,) which rows of `table.shots`
     latents:int,       # So many latent frames of each
     hero:float=2., badge:float=4., # Added to the weight 1 of everything else
-    size:int=8,        # Height and width in latent pixels
+    size:int=LATENT_SIDE, # Height and width in latent pixels
     start=0,           # Frame of the first latent: a number or (b,)
 )->Tensor:             # (b, latents, 1, size, size), mean 1 for each shot, on the table's device
     "Where a mistake matters: on the characters, most on their badges; shots of any stories at once"
@@ -192,7 +192,7 @@ def shot_weights(
     story, k:int,     # A shot
     latents:int,      # So many latent frames of it
     hero:float=2., badge:float=4., # Added to the weight 1 of everything else
-    size:int=8,       # Height and width in latent pixels
+    size:int=LATENT_SIDE, # Height and width in latent pixels
 )->Tensor:            # (latents, 1, size, size), mean 1
     "`loss_weights` of one shot"
     return loss_weights(StoryTable.from_stories([story]), torch.tensor([k]), latents, hero, badge, size)[0]

@@ -24,10 +24,10 @@ from ..toy.classifier import AttributeClassifier, errors, classifier_loss, truth
 from .optim import MuonAdamW, keep_freed_memory
 from ..generate.pipeline import ASSETS
 from ..toy.render import render_shot
-from .stages import (
+from shotstream.train.stages import (
     Models, OdePairs, OdeStage, OwnHistory, PairSettings, RefitStage, SIZES, SelfForcingStage, TeacherStage, TextStage,
-    ToySize, TrueHistory, for_device, generate_ode_pairs, load_text_encoder, load_transformer)
-from ..toy.vocabulary import toy_tokenizer
+    ToySize, TrueHistory, for_device, generate_ode_pairs, load_text_encoder, load_transformer,
+    toy_models)
 from .loop import FolderLock, Machine, Player, Stage, Trainer, save_text, start_machine
 from ..model.transformer import ShotTransformer
 from ..toy.world import draw_story, world_hash
@@ -251,12 +251,11 @@ def start_toy(
     with foreign(folder, "choose another folder", "cannot be made"): Path(folder).mkdir(parents=True, exist_ok=True)
     if accelerator.is_main_process: FolderLock(folder).take()
     if machine.device.type == "cpu": keep_freed_memory()                     # as much as the matrix products, otherwise
-    vae = ToyVAE.from_pretrained(ASSETS/"toy"/"vae").float()
-    classifier = AttributeClassifier.from_pretrained(ASSETS/"classifier").float()
-    same_settings(Path(folder), dict(size=size, seed=seed, steps=steps, world=world_hash(), codec=codec_hash(vae)))
-    models = Models(vae, load_text_encoder(ASSETS/"toy"/"text_encoder"), toy_tokenizer(),
-                    classifier=classifier).frozen(machine.device)
-    data = LatentDataset(vae, models.tokenizer, folder=Path(folder)/"latents", rank=accelerator.process_index,
+    models = toy_models(ASSETS/"toy"/"text_encoder")
+    settings = dict(size=size, seed=seed, steps=steps, world=world_hash(), codec=codec_hash(models.vae))
+    same_settings(Path(folder), settings)
+    models = models.frozen(machine.device)
+    data = LatentDataset(models.vae, models.tokenizer, folder=Path(folder)/"latents", rank=accelerator.process_index,
                          world=machine.processes, shard_size=256 if machine.device.type == "cuda" else 32)
     return ToyRun(Path(folder), accelerator, machine, for_device(SIZES[size], machine.device), minutes, steps, models,
                   data, seed, progress)

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SIZES', 'LINEARS', 'Models', 'ToySize', 'for_device', 'CaptionLoss', 'TextStage', 'channel_weight',
            'with_context_time', 'TeacherLoss', 'NextShotLoss', 'muon', 'TeacherStage', 'load_transformer',
-           'load_text_encoder', 'encode_batch', 'validation_examples', 'validate', 'PairSettings', 'generate_ode_pairs',
-           'weights_hash', 'check_marks', 'ode_pairs', 'OdePairs', 'OdeLoss', 'sharpness_and_motion', 'Screening',
-           'OdeStage', 'copy_of', 'TrueHistory', 'OwnHistory', 'own_history', 'exit_step', 'CriticLoss', 'StudentLoss',
-           'add_lora', 'lerp_weights', 'merged', 'SelfForcingStage', 'true_frames', 'DecoderLoss', 'FrameCriticLoss',
-           'RefitStage']
+           'load_text_encoder', 'toy_models', 'encode_batch', 'validation_examples', 'validate', 'PairSettings',
+           'generate_ode_pairs', 'weights_hash', 'check_marks', 'ode_pairs', 'OdePairs', 'OdeLoss',
+           'sharpness_and_motion', 'Screening', 'OdeStage', 'copy_of', 'TrueHistory', 'OwnHistory', 'own_history',
+           'exit_step', 'CriticLoss', 'StudentLoss', 'add_lora', 'lerp_weights', 'merged', 'SelfForcingStage',
+           'true_frames', 'DecoderLoss', 'FrameCriticLoss', 'RefitStage']
 
 # %% ../../nbs/backstage/train/stages.ipynb #ca044f97
 import copy, hashlib, random
@@ -23,14 +23,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
-from ..toy.vae import ToyVAE, psnr
-from ..model.pixels import to_float, to_uint8
+from ..toy.vae import LATENT_SIDE, ToyVAE, psnr
+from ..model.pixels import decode_frames, to_float
 from ..model.frame_table import FrameTable, first_shot_table, next_shot_table, stack_stories
 from ..toy.latents import (
     BUDGET, Batch, LatentDataset, collate, encode_ids, encode_story, needed_singles, next_shot_example)
 from ..toy.probe import CaptionProbe, ProbeLoss, caption_batch, token_grid
+from ..model.checkpoints import merge_lora
 from ..model.flow import add_noise, bell_weight, to_x0
-from ..toy.classifier import errors, truth
+from ..toy.classifier import AttributeClassifier, errors, truth
 from .ode import ode_loss, trajectory
 from .optim import MuonAdamW
 from .refit import FrameCritic, Refit, make_wrong_latents, mix_latents
@@ -41,9 +42,9 @@ from ..model.files import InputError, foreign, write_tensors
 from ..generate.student import student_sigmas, student_steps
 from ..generate.teacher import (
     TOY_TRAINING, TrainingOptions, cfg_dropout, teacher_loss, teacher_velocity, drop_history)
-from ..toy.networks import toy_transformer
+from ..toy.networks import ASSETS, toy_transformer
 from ..model.text import compose_prompt
-from ..toy.vocabulary import encode_captions
+from ..toy.vocabulary import encode_captions, toy_tokenizer
 from ..toy.networks import toy_text_encoder
 from .loop import Draw, Machine, Player, Stage, WorkClock, seed_of
 from ..model.transformer import ShotTransformer
@@ -241,6 +242,14 @@ def load_text_encoder(folder):
     from shotstream.model.weights import load_text_encoder as strictly
     return strictly(folder, torch.float32)
 
+def toy_models(
+    text_encoder, # Folder of one
+)->Models:
+    "The codec and the classifier that ship, with a text encoder; nothing is frozen yet"
+    vae = ToyVAE.from_pretrained(ASSETS/"toy"/"vae").float()
+    classifier = AttributeClassifier.from_pretrained(ASSETS/"classifier").float()
+    return Models(vae, load_text_encoder(text_encoder), toy_tokenizer(), classifier=classifier)
+
 # %% ../../nbs/backstage/train/stages.ipynb #e0f77f42
 def encode_batch(
     text_encoder,
@@ -395,13 +404,13 @@ class Screening:
         self.stories = [draw_story(seed, n_shots=3, frames=33, held_out=True) for seed in range(n)]
         with torch.no_grad():
             self.text = encode_captions(prompts, models.tokenizer, models.text_encoder)
-            self.real = sharpness_and_motion(self.decode(x0))
-    def decode(self, z): return to_uint8(self.models.vae.decode(z.transpose(1, 2)).sample)
+            self.real = sharpness_and_motion(decode_frames(models.vae, x0))
     @torch.no_grad()
     def __call__(self, student, path:Path)->dict:
         "Film, keep a picture, measure"
-        video = self.decode(rollout(student, self.context, self.table, self.text, self.options.sampling,
-                                    torch.Generator().manual_seed(0)))
+        film = rollout(student, self.context, self.table, self.text, self.options.sampling,
+                       torch.Generator().manual_seed(0))
+        video = decode_frames(self.models.vae, film)
         write_picture(path, contact_sheet(list(video[:8].cpu())))
         out = {k: round(v/self.real[k], 3) for k, v in sharpness_and_motion(video).items()}
         if self.models.classifier is None: return out
@@ -455,9 +464,7 @@ class OwnHistory:
         self.state = dict(done=[], text=text, frames=draw.shared.choice((5, 9, 9, 13)))
     def condition(self, draw):
         s = self.state
-        blank = torch.zeros(1, self.models.vae.config.z_dim, *s["done"][0].shape[-2:] if s["done"] else (8, 8),
-                            device=self.device)
-        context, table = own_history(self.models.vae, s["done"], s["frames"], self.n, blank, self.options)
+        context, table = own_history(self.models.vae, s["done"], s["frames"], self.n, self.options)
         return context, table.to(self.device), s["text"]
     @torch.no_grad()
     def filmed(self, student):
@@ -471,13 +478,15 @@ class OwnHistory:
 def own_history(
     vae, shots,      # Latents of the shots filmed so far, (b, f, z, h, w) each; maybe none
     frames:int,      # Latents of the next shot
-    b:int, like,     # Stories; a tensor (.., z, h, w) for shape
+    b:int,           # Stories
     options:TrainingOptions=TOY_TRAINING,
+    rule:str="published", # Which frames, see `context_frames`
 )->tuple:            # (context, table) of the next shot; captions are numbered by shot
     "The next shot's context: zeros under its own caption for the first shot, the student's own frames after that"
     k = len(shots)
-    if not k: return like.new_zeros(b, BUDGET, *like.shape[-3:]), stack_stories(*[first_shot_table(frames)]*b)
-    context, picked = own_context(vae, shots, pixels=options.sampling.context_pixels)
+    nothing = b, BUDGET, vae.config.z_dim, LATENT_SIDE, LATENT_SIDE
+    if not k: return torch.zeros(nothing, device=vae.device), stack_stories(*[first_shot_table(frames)]*b)
+    context, picked = own_context(vae, shots, BUDGET, rule, options.sampling.context_pixels)
     return context, stack_stories(*[next_shot_table(picked, frames, k)]*b)
 
 # %% ../../nbs/backstage/train/stages.ipynb #e927ce68
@@ -537,12 +546,9 @@ def lerp_weights(
 def merged(model)->dict: # A plain state dict
     "Weights with any LoRA added to them"
     weights = model.state_dict()
-    plain = {k.replace(".base_layer", ""): v.clone() for k, v in weights.items() if "lora_" not in k}
-    for k in weights:
-        # alpha = rank: scale 1
-        if "lora_A" in k:
-            plain[k.split(".lora_A")[0] + ".weight"] += weights[k.replace("lora_A", "lora_B")] @ weights[k]
-    return plain
+    plain = {k.replace(".base_layer", ""): v for k, v in weights.items() if "lora_" not in k}
+    # peft names its adapters; `add_lora` has alpha = rank: scale 1
+    return merge_lora(plain, {k.replace(".default.", "."): v for k, v in weights.items() if "lora_" in k})
 
 # %% ../../nbs/backstage/train/stages.ipynb #34707a9b
 class SelfForcingStage(Stage):

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from shotstream import ShotStreamPipeline
-from shotstream.model.pixels import to_float
+from shotstream.model.pixels import decode_frames, to_float
 from shotstream.toy.latents import encode_story, needed_singles, next_shot_example
 from shotstream.evaluate.exam import (
-    SHOT, EvaluationOptions, by_student, decode_film, diversity_scores, drift_ratio, evaluate_model,
+    SHOT, EvaluationOptions, by_student, diversity_scores, drift_ratio, evaluate_model,
     evaluation_story, film_looks, frechet_scores, mean_score, report, run_evaluation, true_shot)
 from shotstream.toy.classifier import (
     UNCAPTIONED, CAPTIONED, AttributeClassifier, errors, flat_pixels, classifier_loss)
@@ -85,7 +85,7 @@ def test_flat_share_of_this_world(pipe):
         z = torch.cat([pipe.vae.encode(to_float(render_shot(evaluation_story(i), SHOT))).latent_dist.mode()
                                          for i in range(8)])
     assert flat_share(films).mean().item() == pytest.approx(.650, abs=.01)
-    assert flat_share(decode_film(pipe.vae, z.transpose(1, 2))).mean().item() == pytest.approx(.599, abs=.02)
+    assert flat_share(decode_frames(pipe.vae, z.transpose(1, 2))).mean().item() == pytest.approx(.599, abs=.02)
 
 
 @pytest.mark.parametrize("shape, dtype, error",
