@@ -3087,6 +3087,4 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'shotstream.train.stages.validation_examples': ( 'backstage/train/stages.html#validation_examples',
                                                                                           'shotstream/train/stages.py'),
                                          'shotstream.train.stages.weights_hash': ( 'backstage/train/stages.html#weights_hash',
-                                                                                   'shotstream/train/stages.py'),
-                                         'shotstream.train.stages.with_context_time': ( 'backstage/train/stages.html#with_context_time',
-                                                                                        'shotstream/train/stages.py')}}}
+                                                                                   'shotstream/train/stages.py')}}}

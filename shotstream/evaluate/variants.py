@@ -260,10 +260,11 @@ class FilmCriticLoss(nn.Module):
         self.critic, self.fixed = critic, (student, films)
     def forward(self, draw):
         student, films = self.fixed
-        with torch.no_grad(): clip, (context, table, text) = films.make(student, draw)
+        with torch.no_grad(): clip, condition = films.make(student, draw)
         sigma = SINGLE_TRAINING.score_sigma(len(clip), generator=draw.cpu).to(clip.device)
         noise = torch.randn(clip.shape, generator=draw.own, device=clip.device)
-        return teacher_loss(self.critic, context, clip.float(), table, text, sigma, noise).mean(), {}
+        sampling = SINGLE_TRAINING.sampling
+        return teacher_loss(self.critic, condition, clip.float(), sigma, sampling, noise).mean(), {}
 
 class FilmStudentLoss(nn.Module):
     "Distribution matching on one shot of a film"

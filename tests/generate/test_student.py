@@ -115,8 +115,8 @@ def test_ode_loss_sees_no_future(small):
     v = small(x, None, text, table=table.at(.5), attention_mask=causal_mask(table, table)).sample
     v[:, :, 6:9].sum().backward()
     assert x.grad[:, :, 9:].abs().max() == 0 and x.grad[:, :, :9].abs().max() > 0
-    losses = [ode_loss(small, context, states, table, text, student_sigmas(SAMPLING.shift),
-                       torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    losses = [ode_loss(small, (context, table, text), states, SAMPLING, torch.Generator().manual_seed(s))
+              for s in (0, 0, 1)]
     assert torch.equal(losses[0], losses[1]) and not torch.equal(losses[0], losses[2])
 
 
