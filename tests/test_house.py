@@ -92,6 +92,28 @@ def test_no_second_copies(pattern):
     assert found <= {HOMES[pattern]}
 
 
+# Of ipywidgets: to set one is to ask for it
+TRAITS = {"value", "description", "tooltip", "icon", "children", "options", "max", "disabled", "visibility", "display",
+          "button_style"}
+
+
+def foreign_writes(source): # Attributes of an attribute that are assigned: `self.stream.switching = ...`
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, (ast.Store, ast.Del)):
+            if isinstance(node.value, ast.Attribute) and node.attr not in TRAITS: yield ast.unparse(node)
+
+
+def test_foreign_writes_are_found():
+    source = "self.a.b, c = 1, 2\nx.y.z += 1\ndel p.q.r\nself.a = self.b.c\nself.text.value = 1\nself.d[0].e = f.g"
+    assert sorted(foreign_writes(source)) == ["p.q.r", "self.a.b", "x.y.z"]
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.parent.name in ("app", "generate")], ids=lambda p: p.stem)
+def test_no_object_writes_another_s_attributes(path):
+    "It asks: who owns an attribute knows what else changes with it. A `caption` is there to be set"
+    assert set(foreign_writes(path.read_text(encoding="utf-8"))) <= {"self.director.caption"}
+
+
 @pytest.mark.parametrize("path", MODULES, ids=NAMES)
 def test_short_lines(path):
     "ruff holds it in notebooks, tests and tools; what is exported has one more line, the module's docstring"

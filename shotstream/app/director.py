@@ -117,18 +117,37 @@ class UndoableStory:
         "The finished shots"
         return list(self.story.shots if self.draft is None else self.draft)
 
+    def restore(self, story:StoryState):
+        "A story that was made before: it is saved, and there is nothing to go back to"
+        self.story = story
+
+    def touch(self):
+        "Nobody has saved the story as it is now"
+        self.dirty = self.dirty or time.monotonic()
+
+    def take_dirty(self)->float: # Since when it was not saved; 0: it was
+        "Somebody saves it now"
+        since, self.dirty = self.dirty, 0.
+        return since
+
+    def not_saved(self, since:float):
+        "Saving it failed"
+        self.dirty = since
+
     def replace(self, story:StoryState):
         "A new story; the old one can be had back"
         self.done.append(self.story)
         self.undone.clear()
-        self.story, self.draft, self.dirty = story, None, self.dirty or time.monotonic()
+        self.story, self.draft = story, None
+        self.touch()
         self.on_change()
 
     def step(self, source:deque, target:deque)->bool: # Was there anything?
         "Back (`done`, `undone`) or forth"
         if not source: return False
         target.append(self.story)
-        self.story, self.dirty = source.pop(), self.dirty or time.monotonic()
+        self.story = source.pop()
+        self.touch()
         self.on_change()
         return True
 
@@ -143,6 +162,10 @@ class ShotPlan(UndoableStory):
         super().__init__(on_change)
         self.seed, self.paced = seed, paced
         self.queue, self.running, self.events = deque(), [], deque()   # requests, running shots, and what is to be told
+
+    def reseed(self, seed:int):
+        "Shots to come draw with another story's seed"
+        self.seed = seed
 
     # The running shot that is next in turn, and its past if it was not begun; `None` twice if there is none
     def start(self)->tuple:
@@ -472,7 +495,7 @@ def read_story(
     for k, shot in ((k, s) for ss in branches.values() for k, s in enumerate(ss)):
         if tuple(shot.video.shape[1:3]) != tuple(about["size"]):
             raise InputError(f"the shots are not all of one size; {BACKUP}", folder)
-        if k != shot.context.number: shot.context.number, shot.file = k, ""      # one before it is missing
+        if k != shot.context.number: shot.context, shot.file = replace(shot.context, number=k), ""   # one is missing
     story = StoryState({name: tuple(ss) for name, ss in branches.items()}, about["name"])
     return story, dict(caption=about["caption"], seed=about["seed"], size=about["size"], **about["settings"]), problems
 
@@ -755,10 +778,11 @@ class DirectorState:
         if has_story(self.folder):
             story, about, problems = read_story(self.folder, self.pipe.device)
             check_model(self.pipe, story, self.folder)
-            self.timeline.story = self.kept = story
+            self.timeline.restore(story)
+            self.kept = story
             self._be(about)
             if problems: self._set_aside(INDEX, shutil.copy2)
-            if problems: self.timeline.dirty = time.monotonic()
+            if problems: self.timeline.touch()
         if (self.folder/WAITING).exists(): problems = [*problems, *self._take_waiting(not problems)]
         if problems:
             self.trouble = str(InputError([*problems, "the rest of the story is here, and nothing was deleted"],
@@ -766,7 +790,8 @@ class DirectorState:
 
     def _be(self, about:dict):
         "Caption, seed, size and settings of a story that was begun before"
-        self.caption, self.timeline.seed, self.size = about.pop("caption"), about.pop("seed"), about.pop("size")
+        self.caption, self.size = about.pop("caption"), about.pop("size")
+        self.timeline.reseed(about.pop("seed"))
         self.settings = Settings(**about)
 
     def _take_waiting(self, whole_story:bool)->list: # Of problems
@@ -898,7 +923,7 @@ class StoryKeeper(DirectorState):
 
     def _autosave(self):
         "After every change, if there is a folder; but never over what somebody else has saved there"
-        with self.lock: since, self.timeline.dirty = self.timeline.dirty, 0.
+        with self.lock: since = self.timeline.take_dirty()
         if not self.folder: return
         try:
             with self.saving:                        # nobody of this director is in the middle of saving
@@ -914,7 +939,7 @@ class StoryKeeper(DirectorState):
     def _not_saved(self, e:Exception, since:float):
         "It is tried again, and when this director is closed"
         with self.lock:
-            self.timeline.dirty = since
+            self.timeline.not_saved(since)
             self.try_at = math.inf if self.closed else time.monotonic() + RETRY
             text = f"could not save to {named(self.folder)}: {e if isinstance(e, InputError) else shown(e, 160)}"
             if text != self.unsaved: self.timeline.events.append(("error", text))
@@ -944,7 +969,7 @@ class StoryKeeper(DirectorState):
             try: self._note()
             except Exception:
                 with self.lock:                              # saving tries again, and says what is wrong
-                    self.timeline.dirty = self.timeline.dirty or time.monotonic()
+                    self.timeline.touch()
                     self._wake()
 
     def _move(self):
@@ -991,19 +1016,18 @@ class ShotFilmer(StoryKeeper):
         except Exception: pass                          # filming will meet it again, and say so
         self.prepared = history, settings
 
-    def _too_late(self):
-        "A prompt for the inside of a shot came while its last chunk was made"
+    def _refuse_switch(self):
+        "Did a prompt for the inside of the shot come while its last chunk was made?"
         with self.lock:
-            prompt, self.stream.switching = self.stream.switching.prompt, None
-            self.timeline.events.append(("error",
-                                         f"the shot's last chunk was made already: {shown(prompt)} was not filmed; "
-                                                  f"ask for it with next_shot"))
+            if (late := self.stream.take_switch()) is None: return
+            self.timeline.events.append(("error", f"the shot's last chunk was made already: {shown(late.prompt)} was "
+                                                  f"not filmed; ask for it with next_shot"))
 
     def _film_latent(self):
         "One latent of the running shot, or the first one of the next"
         with self.lock:
             shot, history = self.timeline.start()
-            if history is not None: self.stream.switching = None     # what was meant for another shot
+            if history is not None: self.stream.take_switch()        # what was meant for another shot
         if shot is None: return
         start = time.perf_counter()
         try:
@@ -1012,7 +1036,7 @@ class ShotFilmer(StoryKeeper):
                 self.stream.begin(shot)
             frames = next(shot)
             if frames.latent+1 == shot.request.latents: next(shot, None)      # the last context frames of the shot
-            if frames.latent+1 == shot.wanted and self.stream.switching is not None: self._too_late()
+            if frames.latent+1 == shot.wanted: self._refuse_switch()
             self.took.append((time.perf_counter() - start, len(frames.video)))
         except Exception as e:
             self.prepared = None
@@ -1188,7 +1212,7 @@ class Director(Worker):
             shot = running[-1]
             switch = shot.plan_switch(prompt, recache)
             self.pipe.check(shot.request.caption, prompt)
-            self.stream.switching = switch
+            self.stream.hold_switch(switch)
             self._wake()
 
     def change(self, **settings):
@@ -1289,7 +1313,7 @@ class Director(Worker):
         check_model(pipe, story, folder)
         director = cls(pipe, **about, **kwargs)
         with director.lock:
-            director.timeline.story = story
+            director.timeline.restore(story)
             director._wake()
         return director
 

@@ -53,6 +53,10 @@ class Stills:
         self.encode, self.budget, self.rule, self.pinned, self.films = encode, budget, rule, pinned, films
         self.shots, self.count, self.early = [], count, early or {}
 
+    def change(self, budget:int, rule:str, pinned:tuple):
+        "Look back at other frames, from the next shot on"
+        self.budget, self.rule, self.pinned = budget, rule, pinned
+
     def wanted(self, frames:int)->list:
         "Frames of the newest shot that any later shot will look back at"
         budget = self.budget - len(self.pinned)
@@ -298,7 +302,8 @@ class ShotQueue:
         if self.cache is None or (old.budget, old.window, old.sink) != (new.budget, new.window, new.sink):
             self.cache = None                                    # two do not fit a small card
             self.cache = self.pipe.new_cache(self.size, new.budget, new.window, new.sink)
-        self.settings, history.rule, history.budget, history.pinned = new, new.rule, new.budget, new.pinned
+        self.settings = new
+        history.change(new.budget, new.rule, new.pinned)
 
     def next_shot(self,
         prompt:str,              # What happens
@@ -329,7 +334,16 @@ class ShotQueue:
                                       else "ask for one with next_shot(prompt)"))
         switch = shot.plan_switch(prompt, recache)
         self.pipe.check(check_caption(self.caption), prompt)
+        self.hold_switch(switch)
+
+    def hold_switch(self, switch:PromptSwitch):
+        "A switch of the running shot waits for the first chunk that begins where it is due, or later"
         self.switching = switch
+
+    def take_switch(self)->PromptSwitch|None:
+        "The switch that waits, if there is one; it waits no longer"
+        switch, self.switching = self.switching, None
+        return switch
 
     def check_noise(self, request:ShotRequest):
         "Noise of one's own must be the whole shot's"
@@ -400,7 +414,7 @@ class CaptionReader:
         "The caption of the chunk at `start`; another one than before if somebody switched the prompt"
         due = [s for s in self.shot.request.switches if s.latent == start]
         live = self.stream.switching
-        if live is not None and live.latent <= start: due, self.stream.switching = [live], None
+        if live is not None and live.latent <= start: due = [self.stream.take_switch()]
         if not due: return self.text_kv
         switch = due[0]
         request, pipe = self.shot.request, self.stream.pipe
