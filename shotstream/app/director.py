@@ -284,7 +284,7 @@ class Timeline(ShotPlan):
         self.on_change()
 
     def branch(self, i:int)->str: # Name of the new branch
-        "A branch of the story that shares the shots before shot i"
+        "A branch of the story that shares the shots before shot i. `InputError` if there are fewer shots"
         count = len(self.shots)
         if not 0 <= whole("i", i, -math.inf) <= count:
             raise InputError(f"there are {count} shots: branch at 0 to {count}, not at {shown(i)}")
@@ -294,7 +294,7 @@ class Timeline(ShotPlan):
         return name
 
     def switch(self, name:str):
-        "Another branch comes to the screen"
+        "Another branch comes to the screen. `InputError` if there is none of that name"
         choice("name", name, self.story.branches)
         self.halt()
         if name != self.story.name: self.replace(replace(self.story, name=name))
@@ -380,7 +380,7 @@ BACKUP = "take the folder from a backup, or film what is missing again"
 
 @contextmanager
 def reading(path:Path, what:str):
-    "Whatever is wrong inside is said with the file, and with what to do"
+    "Whatever is wrong inside is said with the file, and with what to do (an `InputError`)"
     try:
         with foreign(path, BACKUP, what): yield
     except InputError as e:
@@ -413,7 +413,7 @@ def as_shot(
                 image=request.image, switches=request.switches, later=tuple(later))
 
 def read_shot(path:Path, device="cpu")->tuple: # `Shot`, and the name of the file of the shot before it
-    "What `shot_file` made"
+    "What `shot_file` made. `MissingFile` or `InputError`: it is not there, or damaged"
     with reading(path, "no shot of a story"):
         if not path.exists(): raise MissingFile(f"this shot is missing; {BACKUP}", path)
         if checksum(path.read_bytes()) != path.stem.split("-")[1]:
@@ -426,7 +426,7 @@ def read_shot(path:Path, device="cpu")->tuple: # `Shot`, and the name of the fil
 
 # %% ../../nbs/20_director.ipynb #5ed81611
 def read_index(path:Path)->dict: # As `save_story` writes it, checked
-    "The list of shots and branches"
+    "The list of shots and branches. `InputError`: it is damaged"
     with reading(path, "no list of a story's shots"):
         about = json.loads(path.read_bytes())
         if about.pop("checksum") != checksum(json.dumps(about, sort_keys=True).encode()):
@@ -438,7 +438,7 @@ def read_index(path:Path)->dict: # As `save_story` writes it, checked
         return about
 
 def check_about(about:dict):
-    "Can a director have said this about a story?"
+    "Can a director have said this about a story? `InputError` if not"
     about["size"], about["settings"] = check_size(about["size"], 8), asdict(Settings(**about["settings"]))
     check_seed(about["seed"])
     if not isinstance(about["caption"], str): raise InputError(f"caption: a text, got {shown(about['caption'])}")
@@ -454,7 +454,7 @@ def find_branches(shots:dict)->dict: # Name of branch -> names of files
 
 # %% ../../nbs/20_director.ipynb #5ed81612
 def read_single(path:Path, device="cpu")->tuple: # `StoryState` and a dict
-    "One file with everything, as early directors wrote it"
+    "One file with everything, as early directors wrote it. `InputError`: it is damaged"
     with reading(path, "no story of a director"):
         with safe_open(path, "pt") as f:
             about, tensors = json.loads(f.metadata()["director"]), {k: f.get_tensor(k) for k in f.keys()}
@@ -472,7 +472,8 @@ def has_story(folder)->bool:
 def read_story(
     folder, device="cpu",
 )->tuple: # `StoryState`; a dict of caption, seed, size and settings; and a list of what is damaged or missing
-    "What `save_story` wrote, as far as it can be read"
+    """What `save_story` wrote, as far as it can be read. `MissingFile` if there is none, `InputError` if nothing of it
+    can be read, or sizes differ"""
     folder, problems, shots, about = Path(folder), [], {}, None
     if not has_story(folder):
         raise MissingFile(f"no story here: a folder with {INDEX} is wanted, as Director.save writes it", folder)
@@ -588,7 +589,7 @@ def as_python(
     model="toy",      # What `from_pretrained` shall load
     pictures=None,    # Names of the files of what shots begin with, one for each or `None`; see `export_shots`
 )->str:
-    "Python that films the same shots again"
+    "Python that films the same shots again. `InputError` if a shot began with a picture"
     plain = asdict(Settings())
     changed = sorted({name for s in shots for name, value in asdict(s.settings).items() if value != plain[name]})
     def settings(s): return {name: getattr(s.settings, name) for name in changed}
@@ -633,7 +634,7 @@ def export_shots(
     scale:int=1,  # Whole-number enlargement of pictures
     seed:int=0, size:tuple=(64, 64), model="toy", # For .py: see `as_python`
 ):
-    "Write finished shots as a file for others"
+    "Write finished shots as a file for others. `InputError` if there are none, or `scale` is too large for a picture"
     path = check_target(path, ends=(".mp4", ".gif", ".png", ".srt", ".py"))
     whole("scale", scale, 1, MAX_SIDE//max(size))
     kind = path.suffix.lower()
@@ -716,7 +717,8 @@ def _close_all():
 KINDS = ("frames", "shot", "error", "idle", "saved")
 
 def check_folder(folder)->Path:
-    "Can a story be kept there? A disk that is full or cannot be written shows when it is saved"
+    """Can a story be kept there? A disk that is full or cannot be written shows when it is saved. `InputError` for an
+    empty name, and for a file"""
     with foreign(shown(folder), "choose another folder", "no name of a folder"):
         if not str(folder).strip(): raise InputError("an empty name")
         folder = Path(folder)
@@ -726,7 +728,7 @@ def check_folder(folder)->Path:
     return folder
 
 def check_model(pipe:ShotComponents, story:StoryState, where):
-    "Was this story filmed with a model of this kind?"
+    "Was this story filmed with a model of this kind? `InputError` if not"
     width = pipe.transformer.config.text_dim
     for shot in (s for shots in story.branches.values() for s in shots):
         still = tuple(pipe.latent_shape(shot.video.shape[1:3]))
@@ -736,7 +738,8 @@ def check_model(pipe:ShotComponents, story:StoryState, where):
 
 # %% ../../nbs/20_director.ipynb #673670c1
 class DirectorState:
-    "What a `Director` holds, and what can be seen of it"
+    """What a `Director` holds, and what can be seen of it. `InputError` for what cannot be: caption, size, seed,
+    settings, folder"""
     def __init__(self,
         pipe:ShotComponents, caption:str="", seed:int=0, folder=None, ahead:int=3, paced:bool=False, # See `Director`
         size=None, **settings,
@@ -1193,7 +1196,7 @@ class Director(Worker):
         seed:int|None=None,      # `shot_seed` of the story's seed and the shot's number, if there is none
         image=None,              # The shot's first frame: a picture as `as_frame` takes it
     ):
-        "Ask for a shot"
+        "Ask for a shot. `InputError` for a prompt that cannot be filmed"
         choice("when", when, ("end", "now"), "switch_prompt() changes the prompt inside the running shot")
         request = ShotRequest(prompt, latents, seed, caption=self.caption, settings=self.settings,
                               image=None if image is None else as_frame(image, self.size))
@@ -1204,7 +1207,8 @@ class Director(Worker):
         prompt:str,        # What happens from the next chunk on
         recache:bool=True, # Read the shot's frames so far again, under the new caption?
     ):
-        "Another prompt inside the running shot, without a cut; it begins behind the frames that are made already"
+        """Another prompt inside the running shot, without a cut; it begins behind the frames that are made already.
+        `InputError` if no shot is being made"""
         with self.lock:
             running = self._open().running
             if not running or running[-1].whole:
@@ -1234,7 +1238,7 @@ class Director(Worker):
         prompt:str|None=None, seed:int|None=None, latents:int|None=None, # What shall be different
     ):
         """Film shot i again, from the same past, and then all that came after it; a cut shot keeps its length
-        unless `latents` is given"""
+        unless `latents` is given. `InputError` if there is no such shot, or it cannot be filmed so"""
         with self._changing() as timeline:
             plan = timeline.plan()
             if not 0 <= whole("i", i, -math.inf) < len(plan):
@@ -1261,7 +1265,7 @@ class Director(Worker):
         with self._changing() as timeline: return timeline.redo()
 
     def watch(self, timeout:float|None=None)->Frames|None: # `None` if time is up or nothing will come
-        "The next frames to show; only with `paced=True`"
+        "The next frames to show; only with `paced=True` (`RuntimeError` otherwise)"
         if not self.paced:
             raise RuntimeError("watch() needs Director(..., paced=True); otherwise use on(\"frames\", function)")
         with self.lock:
@@ -1273,7 +1277,8 @@ class Director(Worker):
         """Call a function from the worker's thread.
 
         It gets new `Frames` ("frames"), the number of a finished shot ("shot"), an error's text ("error"),
-        or nothing, when all is filmed ("idle"), or saved to the folder ("saved")."""
+        or nothing, when all is filmed ("idle"), or saved to the folder ("saved"). `InputError` for another kind, and
+        for what cannot be called"""
         choice("kind", kind, KINDS)
         if not callable(function): raise InputError(f"on: a function, got {shown(function)}")
         with self.lock: self.listeners[kind].append(function)
@@ -1281,7 +1286,7 @@ class Director(Worker):
     def _is_done(self)->bool: return self.closed or self.idle and self.noted >= self.changes
 
     def wait(self, timeout:float|None=None)->bool: # Is it idle?
-        "Until everything is filmed, told and saved"
+        "Until everything is filmed, told and saved. `RuntimeError` in the worker itself, which would wait forever"
         if threading.current_thread() is self.worker:
             raise RuntimeError("the worker cannot wait for itself: do not call wait() from a function given to on()")
         with self.lock: return self.lock.wait_for(self._is_done, timeout)

@@ -300,7 +300,7 @@ def start_run(
     minutes:float|None=None, steps:int|None=None, # Of the whole command, or steps of every job
     device=None, trains:bool=True,
 )->Run:
-    "Check everything before any time is spent"
+    "Check everything before any time is spent. `ValueError` for a track, base or length that cannot be"
     if track not in TRACKS: raise ValueError(f"track is one of {', '.join(TRACKS)}, got {track!r}")
     base = ASSETS/("base" if trains else "toy") if base is None else Path(base)
     if not (base/"transformer").exists() or not (base/"text_encoder").exists():
@@ -685,7 +685,8 @@ def ablate(
     options:dict|None=None,          # `steps` of every job instead of minutes; `base`, another base; `rows`, only these
     progress:bool=True,
 )->dict: # What is also written to `results.json`
-    "Train, film, measure and compare every row of a table (§5)"
+    """Train, film, measure and compare every row of a table (§5). `ValueError` for an unknown table or row, no seeds,
+    and weights that are missing"""
     if table not in ROWS: raise ValueError(f"table is one of {', '.join(ROWS)}, got {table!r}")
     if seeds < 1: raise ValueError(f"at least one seed, got {seeds}")
     o, began = options or {}, time.time()

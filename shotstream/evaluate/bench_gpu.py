@@ -97,7 +97,7 @@ class _Ops(TorchDispatchMode):
 def attention_used(
     pipe, name=None, # See `attention_backend`
 )->str:
-    "The kernel that really runs for this pipeline's heads, seen in the act"
+    "The kernel that really runs for this pipeline's heads, seen in the act. `ValueError` if it does not run here"
     m = pipe.transformer
     tokens, _ = frame_sizes(pipe, tuple(pipe.config.size), m.dtype)
     q, k = (torch.randn(1, f*tokens, m.config.num_attention_heads, m.config.attention_head_dim, device=m.device,
@@ -183,7 +183,7 @@ def compare(
     options=(),      # Some of `OPTIONS`, each compared with the film without it
     progress=print,
 )->dict: # {"ms": {way: milliseconds of every round}, "check": ..., "apart": {option: distance}}; transformer alone
-    "With memories, without, the teacher's loop, and every option, by turns"
+    "With memories, without, the teacher's loop, and every option, by turns. `ValueError` for an option that is unknown"
     if unknown := set(options) - set(OPTIONS):
         raise ValueError(f"unknown option {sorted(unknown)[0]!r}; there are {', '.join(OPTIONS)}")
     m, clock = pipe.transformer, Clock(pipe.device)
@@ -314,7 +314,8 @@ def gpu_suite(
     options=(),         # Some of `OPTIONS`, see `compare`
     progress=print,
 )->dict: # What `shotstream bench --suite gpu` writes
-    "Stages, frames per second, first frame, memory, curves, and what the memories save, in one run"
+    """Stages, frames per second, first frame, memory, curves, and what the memories save, in one run. `ValueError` on
+    a device that holds no numbers ("meta")"""
     if pipe.device.type == "meta": raise ValueError("shapes cannot be measured: give random_pipeline a device")
     size, clock, m = tuple(size or pipe.config.size), Clock(pipe.device), pipe.transformer
     attention = attention or m.attention

@@ -331,7 +331,7 @@ def memory_plan(
     text:str="gpu",     # Where the text encoder is: "gpu", "visits" (for every prompt), "cpu", or "released" afterwards
     budget:int=6, window:int=21, sink:int=0, # See `Settings`
 )->MemoryPlan:
-    "Where the bytes are while a story is filmed; a teacher is not counted"
+    "Where the bytes are while a story is filmed; a teacher is not counted. `ValueError` for another `text`"
     if text not in ("gpu", "visits", "cpu", "released"):
         raise ValueError(f'text is "gpu", "visits", "cpu" or "released", got {text!r}')
     size, dtype, c = tuple(size or pipe.config.size), dtype or pipe.transformer.dtype, pipe.transformer.config

@@ -123,7 +123,7 @@ def run_evaluation(
     batch:int=16, progress=True,
 )->dict: # "upper_bound", "chance", every history: {attribute: (n,) errors}; "looks": of "renders", "codec" and "model"
     """Film the third shot of every evaluation story with each history, and let the classifier read it; looks: with the
-    own one"""
+    own one. `ValueError` if a batch has one story alone, and other histories are wanted"""
     if "other" in histories and (n-1) % batch == 0:
         raise ValueError(f"n={n} in batches of {batch} leaves one story alone, with no other's history: change one")
     vae, classifier = models.vae, models.classifier
@@ -316,7 +316,7 @@ def diversity(
 # %% ../../nbs/backstage/evaluate/exam.ipynb #a7cb038b
 @dataclass(frozen=True)
 class EvaluationOptions:
-    "How much `evaluate_model` films, and how"
+    "How much `evaluate_model` films, and how. `ValueError` for less than 2 of anything"
     batch:int=16          # Shots at once; decides whose history is the "other" one: compare models at one batch only
     stories:int|None=None # Stories whose drift is measured; by default a quarter of the shots
     story_shots:int=5     # Shots of such a story
@@ -401,7 +401,8 @@ def evaluate_model(
     control=None,         # Another film function, whose drift is subtracted; for stage 2: stage 1 simply continued
     options:EvaluationOptions=EvaluationOptions(),
 )->dict: # JSON-able; every score with an interval is [value, 2.5 %, 97.5 %], what could not be measured `None`
-    "What a model is judged by: scores with three histories, flat share, Fréchet distance, motion, diversity, drift"
+    """What a model is judged by: scores with three histories, flat share, Fréchet distance, motion, diversity, drift.
+    `ValueError` for fewer than 8 shots"""
     if n < 8: raise ValueError(f"n={n}: at least 8 shots, or no attribute can be judged")
     o = options
     stories, seeds = o.stories or max(2, n//4), o.seeds or n

@@ -89,7 +89,8 @@ def train_toy(
     # One of `MAKERS` or `ALONE`: what comes before it is there already, and it may take all the minutes
     only:str|None=None,
 )->Path:           # Folder of the pipeline
-    "Text encoder, base, teacher, ODE pairs, ODE start, stages 1 and 2, a control, decoder refit, evaluation and card"
+    """Text encoder, base, teacher, ODE pairs, ODE start, stages 1 and 2, a control, decoder refit, evaluation and card.
+    `ValueError` if the stage before a single one is missing"""
     if only in ALONE: ALONE[only](run)
     for name, make in {} if only in ALONE else MAKERS.items():
         if only in (None, name): make(run)

@@ -53,7 +53,7 @@ def recurrence_films(
     stories,       # From `recurrence_story`, all of one length
     gaps=(1, 2, 4, 8), seed:int=0,
 )->dict:           # {0: films of the first shot, gap: films of the return}, (b, f, h, w, 3) uint8
-    "Film a batch of stories; the hero returns after each gap"
+    "Film a batch of stories; the hero returns after each gap. `ValueError` for gaps that the stories do not have"
     most = len(stories[0].shots) - 2
     if not gaps or min(gaps) < 1 or max(gaps) > most:
         raise ValueError(f"gaps lie between 1 and {most}, got {list(gaps)}")
@@ -82,7 +82,7 @@ def recurrence(
     n:int=64,               # Stories
     gaps=(1, 2, 3, 4, 5, 6, 7, 8), batch:int=16, first:int=0, progress=False,
 )->dict: # {gap: {"hero", "place": (score, 2.5 %, 97.5 %)}}; 0: a stranger, 1: the same as renders are
-    "How well a hero and a place return after `gap` shots away"
+    "How well a hero and a place return after `gap` shots away. `ValueError` if a batch has one story alone"
     if n < 2 or batch < 2 or n % batch == 1:
         raise ValueError(f"n={n} in batches of {batch} leaves a story alone, without a stranger: change one")
     rows, classifier = {gap: [] for gap in gaps}, models.classifier

@@ -34,7 +34,8 @@ def schedule_matrix(
     chunks:int,  # C
     lag:float,   # Steps between the starts of two neighbours, u
 )->list:         # of S + floor(u (C-1)) + 1 rows, each with the steps that are left of every chunk
-    "`K[m][c] = clip(S + floor(u c) - m, 0, S)`"
+    """`K[m][c] = clip(S + floor(u c) - m, 0, S)`. `ValueError` unless steps and chunks are from 1, and the lag from 0
+    to steps"""
     if steps < 1 or chunks < 1 or not 0 <= lag <= steps:
         raise ValueError(f"a schedule has steps, chunks and a lag from 0 to steps, got {steps}, {chunks}, {lag}")
     rows = steps + math.floor(lag*(chunks-1)) + 1
@@ -140,7 +141,7 @@ def route_text(
     route:str,          # One of `TEXTS`
     masked=range(0),    # Blocks in which "own+general" holds; in the others all captions are visible
 )->list:                # For every block keys and values, (b, s, ..., d)
-    "What the frames of every shot read"
+    "What the frames of every shot read. `ValueError` for another route"
     if route not in TEXTS: raise ValueError(f"unknown text route {route!r}; use one of {', '.join(TEXTS)}")
     every, shots = model.encode_text_kv(text), text.shape[1] - (route == "own+general")
     def one(i, kv):
@@ -155,7 +156,8 @@ PLACES, CUTS = ("absolute", "relative", "anchor"), ("keep", "flush", "cut", "rec
 
 @dataclass(frozen=True)
 class CachePolicy:
-    "Axis F: what a causal model keeps of its film, and where that stands on the time axis"
+    """Axis F: what a causal model keeps of its film, and where that stands on the time axis. `ValueError` for unknown
+    places and cuts, and for `top` without `recent`"""
     window:int=21  # Frames in sight at most: what stays, what is recent and who asks together, as public codes count
     sink:int=0            # First frames of the film that stay
     recent:int|None=None  # At most so many others; `None`: as many as there is room for
@@ -410,7 +412,7 @@ def film_table(
     clock:Clock=Clock(),    # Its gap is in the positions
     chunk:int=3, device=None,
 )->FrameTable:              # (1, f); chunks count on through the film, and none lies across a cut
-    "All shots on one axis, all noise"
+    "All shots on one axis, all noise. `ValueError` for a shot without frames"
     if not latents or min(latents) < 1:
         raise ValueError(f"a film has shots of at least one latent frame, got {latents}")
     shot = torch.arange(len(latents)).repeat_interleave(torch.tensor(latents))
@@ -646,7 +648,7 @@ def film_story(
     latents:list,   # Latent frames of every shot
     noise=None,     # A generator
 )->list:            # One film (f, h, w, 3) uint8 per story, with the shots of `film_frames`
-    "Captions in, films out"
+    "Captions in, films out. `ValueError` if stories have another number of shots than `latents`"
     if {len(s.shots) for s in stories} != {len(latents)}:
         raise ValueError(f"{len(latents)} lengths for stories of {sorted({len(s.shots) for s in stories})} shots")
     text, vae = captions_of(system, stories, models), models.vae

@@ -35,7 +35,8 @@ CHOICES = dict(injection=("frame", "channel"), captions=("multiple", "target"),
                distinction=("phase", "none", "embedding"))
 
 class VariantTransformer(ShotTransformer):
-    "A `ShotTransformer` with the alternatives of Tables 3 and 4; what it is called with stays the same"
+    """A `ShotTransformer` with the alternatives of Tables 3 and 4; what it is called with stays the same. `ValueError`
+    for a choice that is not in `CHOICES`"""
     @register_to_config
     @delegates(ShotTransformer.__init__)
     def __init__(self, *,
@@ -60,7 +61,7 @@ class VariantTransformer(ShotTransformer):
 
     def forward(self, hidden_states, timestep=None, encoder_hidden_states=None, table:FrameTable|None=None, cache=None,
                 phi:float=1/6, num_context:int=0, **kwargs):
-        "As `ShotTransformer.forward`"
+        "As `ShotTransformer.forward`. `ValueError` for a cache where a variant cannot use one"
         plain = dict(timestep=timestep, encoder_hidden_states=encoder_hidden_states, cache=cache, **kwargs)
         if hidden_states is None or table is None:
             return super().forward(hidden_states, table=table, phi=phi, num_context=num_context, **plain)
@@ -107,7 +108,7 @@ def make_variant(
     return variant.to(model.device)
 
 def load_network(folder)->ShotTransformer:
-    "A variant or a plain one, in float32, as its config says"
+    "A variant or a plain one, in float32, as its config says. `ValueError` if there is none"
     file = Path(folder)/"config.json"
     if not file.exists(): raise ValueError(f"no network in {folder}: config.json is missing")
     variant = json.loads(file.read_text())["_class_name"] == "VariantTransformer"

@@ -41,7 +41,7 @@ ONE_AT_A_TIME = threading.RLock()
 def check_card(
     folder, # With a `card.json`, if it holds toy weights
 ):
-    "Weights of another world must not load: they would make confident nonsense"
+    "Weights of another world must not load: they would make confident nonsense (`InputError`)"
     card = Path(folder)/"card.json"
     if card.exists() and (made := read_json(card, "a card").get("world")) != world_hash():
         raise InputError(
@@ -95,7 +95,7 @@ def find_folder(
     # `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`: see `huggingface_hub.snapshot_download`
     **hub,
 )->Path:
-    "Where the weights are, downloaded if need be. `OSError` says what the hub said"
+    "Where the weights are, downloaded if need be. `MissingFile` says what the hub said"
     folder = ASSETS/"toy" if str(path) == "toy" else Path(path)
     if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
         wanted = ["model_index.json", "card.json", *(f"{name}/*" for name in parts)]
@@ -225,7 +225,7 @@ class TextParts:
 
     @torch.no_grad()
     def features(self, prompt:str)->Tensor: # (1, l, d)
-        "A prompt, as the transformer reads it"
+        "A prompt, as the transformer reads it. `InputError` if the encoder was released before it read it"
         if self.text_encoder is None and prompt not in self.encoded_prompts:
             raise InputError("the text encoder was released and has not read this prompt: load the pipeline again, "
                              "or give release_text() the whole story")
@@ -336,7 +336,8 @@ class ShotComponents(TextParts, VideoParts):
         text=None, history=None, min_sigma=None,
         negative_prompt=None, # Instead of the config's
     )->Guidance:
-        "How the teacher is guided, away from what the negative prompt says; an empty one is silence"
+        """How the teacher is guided, away from what the negative prompt says; an empty one is silence. `InputError` for
+        scales that cannot be"""
         c = self.config
         asked = dict(guidance=(text, 100), history_guidance=(history, 100), guide_above=(min_sigma, 1))
         for name, (scale, most) in asked.items():

@@ -48,7 +48,7 @@ _all_ = ["ASSETS", "check_card"]    # loading lives backstage, in `components`
 def toy_student(
     stage:str="stage2", # "ode", "stage1" or "stage2"
 )->ShotTransformer:
-    "The toy's student as it was after a stage of its training"
+    "The toy's student as it was after a stage of its training. `InputError` for another stage"
     if stage not in ("ode", "stage1", "stage2"):
         raise InputError(f'a student\'s stage is "ode", "stage1" or "stage2", got {stage!r}')
     folder = ASSETS/"toy"/("ode" if stage == "ode" else "transformer")
@@ -188,7 +188,7 @@ class LoadedPipeline(ShotComponents, DiffusionPipeline):
 
         `MissingFile` (an `OSError`): the folder or the hub has nothing, or parts are missing. `InputError` (a
         `ValueError`): parts that are damaged or do not fit, weights of another toy world. `TypeError`: an argument that
-        nobody knows."""
+        nobody knows. `NotImplementedError`: one of diffusers' that means nothing here."""
         if "device_map" in kwargs:
             raise NotImplementedError("device_map: load first, then pipe.to(device) or pipe.enable_model_cpu_offload()")
         known = set(inspect.signature(cls.__init__).parameters) - {"self", *PARTS}
@@ -210,7 +210,8 @@ class LoadedPipeline(ShotComponents, DiffusionPipeline):
         pipeline, # Of this class, or one of diffusers' with Wan's parts: its models become ours without a copy
         **kwargs, # Other parts or options
     )->"Self":
-        "A new pipeline around the parts of another; nothing is copied, and nothing is converted unless `dtype` says so"
+        """A new pipeline around the parts of another; nothing is copied, and nothing is converted unless `dtype` says
+        so. `TypeError` for unknown arguments, `InputError` for parts that are missing"""
         known = set(inspect.signature(cls.__init__).parameters) - {"self", *PARTS}
         parts = {n: m for n, m in pipeline.components.items() if n in PARTS}
         parts |= {n: kwargs.pop(n) for n in PARTS if n in kwargs}
@@ -250,12 +251,12 @@ class LoadedPipeline(ShotComponents, DiffusionPipeline):
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def enable_attention_slicing(self, slice_size="auto"):
-        "Refuses: there is nothing to slice"
+        "Refuses: there is nothing to slice (`NotImplementedError`)"
         raise NotImplementedError(
             "attention slicing: attention here is PyTorch's fused kernel, which never holds the whole matrix")
 
     def enable_xformers_memory_efficient_attention(self, attention_op=None):
-        "Refuses: use `pipe.transformer.set_attention_backend`"
+        "Refuses: use `pipe.transformer.set_attention_backend` (`NotImplementedError`)"
         raise NotImplementedError(
             "xformers: attention here is PyTorch's fused kernel; choose another with transformer.set_attention_backend")
 
@@ -296,7 +297,7 @@ class StoryInputs:
         num_frames=None, # Of every shot, or a list; by default the story's, or 33 in the toy world and 81 elsewhere
         image=None,      # As in `__call__`
     )->Script:
-        "Prompts as a checked story"
+        "Prompts as a checked story. `InputError` for lists that are not one per shot, and for two captions"
         shots = [prompt] if isinstance(prompt, str) and not prompt.lower().endswith(".json") else prompt
         if not isinstance(shots, list|tuple):
             if caption:
@@ -603,7 +604,7 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
         size:tuple,                # Height and width in pixels
         generator, latents, noise, # As in `__call__`
     ):
-        "What `shot_noise` takes, checked"
+        "What `shot_noise` takes, checked. `InputError` for other shapes, and for noise that is said twice"
         shots = len(lengths)
         if sum(x is not None for x in (generator, latents, noise)) > 1 and noise is not None:
             raise InputError("noise says everything about noise: leave generator and latents empty")
@@ -624,7 +625,8 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
         return [z if g is None else g if z is None else noise_source(z, g) for g, z in zip(generators, latents)]
 
     def step_caller(self, callback, names):
-        "diffusers' `callback_on_step_end`, as our samplers call it: `on_step(i, sigma, latents)` -> latents"
+        """diffusers' `callback_on_step_end`, as our samplers call it: `on_step(i, sigma, latents)` -> latents.
+        `InputError` if it cannot be called, or does not return a dict"""
         if callback is None: return None
         if not callable(callback): raise InputError(f"callback_on_step_end: a function, got {shown(callback)}")
         count = iter(range(10**9))

@@ -68,7 +68,7 @@ class Stills:
 
     def latent(self, context:ContextFrames, frame:int)->Tensor: # (z, h, w)
         """One frame of a shot, encoded now if nobody wanted it before; always alone, so that its latent does not
-        depend on company"""
+        depend on company. `ValueError` if the frame was not kept"""
         if frame not in context.latents:
             if context.video is None: raise ValueError(
                 f"frame {frame} of shot {context.number} was not kept; with keep_films=True a stream keeps all")
@@ -96,7 +96,7 @@ class GrowingStills(Stills):
         shots:list, # `ContextFrames`s that may be looked back at, oldest first
         count:int,  # Shots of the story so far, with those that nobody looks back at
     ):
-        "Other shots become the past"
+        "Other shots become the past. `ValueError` if one of them is newer than `count`"
         if any(s.number >= count for s in shots):
             raise ValueError(f"{count} shots so far, but stills of shot {max(s.number for s in shots)}")
         self.shots, self.count, self.early = list(shots), count, {}
@@ -132,7 +132,7 @@ class History(GrowingStills):
 # %% ../../nbs/19_stream.ipynb #341345cf
 @dataclass(frozen=True)
 class Settings:
-    "How the next shot will be filmed"
+    "How the next shot will be filmed. `InputError` for a value that cannot be"
     rule:str="published"     # Which frames to look back at: see `context.RULES`
     budget:int=6             # How many of them, B
     window:int=21            # Of the local cache, in latent frames
@@ -164,7 +164,7 @@ class Settings:
             raise InputError(f"{n} pinned frames do not fit a budget of {self.budget}; unpin {n-self.budget}")
 
     def but(self, **changes)->"Settings":
-        "The same with some changes"
+        "The same with some changes. `InputError` for a setting that is unknown, or cannot be so"
         if unknown := changes.keys() - asdict(self).keys():
             raise InputError(f"unknown setting {sorted(unknown)[0]!r}; there are {', '.join(asdict(self))}")
         return replace(self, **changes)
@@ -183,7 +183,7 @@ def check_caption(
     text,
     name="caption",
 )->str:
-    "A text that can be read and saved; it may be empty"
+    "A text that can be read and saved; it may be empty. `InputError` if it cannot be"
     if not isinstance(text, str): raise InputError(f"{name}: a text, got {shown(text)}")
     try: text.encode()
     except UnicodeEncodeError as e:
@@ -194,7 +194,8 @@ def check_caption(
 # %% ../../nbs/19_stream.ipynb #315a0083
 @dataclass(frozen=True)
 class PromptSwitch:
-    "Another prompt in the middle of a shot, without a cut"
+    """Another prompt in the middle of a shot, without a cut. `InputError` for an empty prompt, and outside of latents 1
+    to 20"""
     latent:int        # First latent that is made under it: the first of a chunk
     prompt:str
     recache:bool=True # Read the shot's frames so far again, under the new caption (LongLive, Yang et al. 2025)?
@@ -208,7 +209,7 @@ def check_noise(
     shape,        # That is wanted
     name="noise", # Of the argument
 )->Tensor:
-    "Noise of one's own: of the right shape, and finite, or the film would be black"
+    "Noise of one's own: of the right shape, and finite, or the film would be black (`InputError`)"
     if not torch.is_tensor(noise) or noise.shape != torch.Size(shape) or not noise.is_floating_point():
         got = tuple(noise.shape) if torch.is_tensor(noise) else shown(noise)
         raise InputError(f"{name}: numbers of shape {tuple(shape)}, got {got}")
@@ -218,7 +219,7 @@ def check_noise(
 # %% ../../nbs/19_stream.ipynb #dcb6f811
 @dataclass
 class ShotRequest:
-    "A shot that was asked for"
+    "A shot that was asked for. `InputError` for an empty prompt, and for a length or seed that cannot be"
     prompt:str
     latents:int=9          # Length; 1 + 4(latents-1) frames
     seed:int|None=None     # By default 1000 times the story's seed, plus the number of the shot
@@ -277,7 +278,7 @@ class RunningShot:
 
 # %% ../../nbs/19_stream.ipynb #b7c581aa
 class ShotQueue:
-    "What is wanted of a stream"
+    "What is wanted of a stream. `InputError` for a caption, seed, size or setting that cannot be"
     def __init__(self,
         # See `Stream`
         parts:ShotComponents, caption:str="", seed:int=0, size:tuple|None=None, keep_films:bool=False, **settings,
@@ -291,7 +292,7 @@ class ShotQueue:
         self.change(**settings)
 
     def change(self, **settings):
-        "Other `Settings`, from the next shot on"
+        "Other `Settings`, from the next shot on. `ValueError` if frames would be needed that were not kept"
         old, new, history = self.settings, self.settings.but(**settings), self.history
         same = (old.rule, old.budget, old.pinned) == (new.rule, new.budget, new.pinned)
         if history.count and not history.films and not same:
@@ -314,7 +315,7 @@ class ShotQueue:
         noise=None,
         image=None, # The shot's first frame: a picture as `as_frame` takes it
     ):
-        "Ask for a shot, at any time"
+        "Ask for a shot, at any time. `InputError` for what cannot be filmed"
         choice("when", when, ("end", "now"), "switch_prompt() changes the prompt inside the running shot")
         request = ShotRequest(prompt, latents, seed, noise=noise,
                               image=None if image is None else as_frame(image, self.size))
@@ -327,7 +328,8 @@ class ShotQueue:
         prompt:str,        # What happens from the next chunk on
         recache:bool=True, # Read the shot's frames so far again, under the new caption?
     ):
-        "Another prompt inside the running shot, without a cut"
+        """Another prompt inside the running shot, without a cut. `InputError` if no shot is running, or its last chunk
+        is made"""
         shot = self.running
         if shot is None: raise InputError(
             "no shot is running: " + ("the next one has not begun, take its first frames before" if self.queue
@@ -443,7 +445,7 @@ class ShotMaker(ContextPreparer):
     def begin(self,
         request:ShotRequest|RunningShot, # A request, or a shot that has its number and seed already
     )->RunningShot:     # Iterate to get its `Frames`; only one shot runs at a time
-        "Begin a shot after the past that the stream has"
+        "Begin a shot after the past that the stream has. `ValueError` if it has the number of another"
         k, shot = self.history.count, request if isinstance(request, RunningShot) else None
         if shot is None: shot = RunningShot(request, k, shot_seed(self.seed, k, request.seed))
         if shot.number != k: raise ValueError(f"shot {shot.number} cannot follow {k} shots: restore() its past first")
@@ -481,7 +483,8 @@ class ShotMaker(ContextPreparer):
 
     @torch.no_grad()
     def film(self, shot:RunningShot, rows:list): # Yields `Frames`
-        "One shot, latent by latent; `rows` are the shots of its context frames"
+        """One shot, latent by latent; `rows` are the shots of its context frames. `RuntimeError` if another shot was
+        begun meanwhile"""
         k, pipe, latents = shot.number, self.pipe, shot.request.latents
         decode, latent, pending, wanted = VideoStream(pipe.vae), 0, deque(), self.history.wanted(1 + 4*(latents-1))
         for chunk in self.chunks(shot, rows):
@@ -522,7 +525,8 @@ class ShotMaker(ContextPreparer):
 
 # %% ../../nbs/19_stream.ipynb #3d7e0a12
 class Stream(ShotMaker):
-    "A story being filmed: iterate to get `Frames`, `next_shot` to go on; iteration pauses when no prompt is waiting"
+    """A story being filmed: iterate to get `Frames`, `next_shot` to go on; iteration pauses when no prompt is waiting.
+    `InputError` for what cannot be called"""
     def __init__(self,
         pipe:ShotComponents,     # Text encoder, codec and transformer: a `ShotStreamPipeline` is one
         caption:str="",          # Of the whole story; shots add to it

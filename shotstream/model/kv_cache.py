@@ -24,7 +24,7 @@ def frame_shares(
 
 # %% ../../nbs/14_kv_cache.ipynb #e19cfaae
 class HeldFrames:
-    "Which frames are held, which ask, and what these see"
+    "Which frames are held, which ask, and what these see. `ValueError` for an empty window and a negative sink"
     def __init__(self, layers:int, window:int=21, sink:int=0, relative:bool=False): # See `KVCache`
         if window < 1 or sink < 0:
             raise ValueError(
@@ -50,7 +50,7 @@ class HeldFrames:
     def begin_step(self,
         table:FrameTable, # (b, f) frames that come now: context, or one chunk
     )->tuple: # Rows of the query frames; if keys are pre-RoPE also of everything in sight, else `None`
-        "Begin a pass"
+        "Begin a pass. `ValueError` for context after the first chunk"
         self.query_rows, self.context = table, not bool(table.target[0, 0]) if self.coming is None else self.coming
         if self.context and self.made:
             raise ValueError("context comes before the first chunk of a shot: call reset() first")
@@ -101,7 +101,7 @@ class KVCache(HeldFrames):
     everything, the clean pass
     and its context included; "exit", the values are those of the clean pass, their gradient goes to the last pass
     before it that had a
-    graph (published training)."""
+    graph (published training). `ValueError` for another `gradient`"""
     def __init__(self,
         layers:int,           # Blocks of the transformer
         # Latent frames of this shot that a chunk may see, itself included; the public code counts the sink in as well
@@ -132,7 +132,7 @@ class KVCache(HeldFrames):
         self.frames, self.made, self.looked, self.exit = [-1]*len(keep), 0, None, [None]*self.layers
 
     def note(self, layer:int):
-        "A block's turn in a pass: one after the other"
+        "A block's turn in a pass: one after the other (`RuntimeError`)"
         if self.looked is None:
             raise RuntimeError("update() outside of a pass: call begin_step(table) first, as the transformer does")
         if layer > self.looked:                              # what that block kept would be of an older pass
@@ -162,7 +162,7 @@ class KVCache(HeldFrames):
         return own if exit is None else tuple(o + (e - e.detach()) for o, e in zip(own, exit))
 
     def finish_pass(self):
-        "Every block was updated; the pass is over"
+        "Every block was updated; the pass is over. `RuntimeError` if not"
         if self.looked != self.layers: raise RuntimeError(
             "nothing to append: run a pass with this cache first" if self.looked is None else
             f"append() in the middle of a pass: {self.looked} of {self.layers} blocks were updated")
@@ -186,7 +186,8 @@ class KVCache(HeldFrames):
         self.exit = [None]*self.layers
 
     def held_in(self, layer:int)->tuple: # (b, frames, tokens, heads, d) keys and values
-        "What is held in one block, frame by frame in the order of `frames`: context first, then this shot in time"
+        """What is held in one block, frame by frame in the order of `frames`: context first, then this shot in time.
+        `RuntimeError` while nothing is"""
         if self.past[layer] is None:
             raise RuntimeError("nothing is held yet: run a pass with this cache and append() it")
         return tuple(t.unflatten(1, (len(self.frames), -1)) for t in self.past[layer])
@@ -206,7 +207,7 @@ class KVCache(HeldFrames):
 
 # %% ../../nbs/14_kv_cache.ipynb #1c129d7e
 class FramePlaces(KVCache):
-    "Places for keys and values, given out once"
+    "Places for keys and values, given out once. `ValueError` if gradients are to pass"
     def __init__(self,
         layers:int, batch:int, tokens:int, heads:int, head_dim:int, # See `StaticKVCache`
         budget:int=6, window:int=21, sink:int=0, relative:bool=False,
@@ -235,7 +236,8 @@ class FramePlaces(KVCache):
         return self.context_frames + self.sink + (frame - self.sink) % self.window
 
     def see(self):
-        "Give the query frames their places; whoever lay there is out of everybody's sight"
+        """Give the query frames their places; whoever lay there is out of everybody's sight. `ValueError` if there are
+        too many"""
         f, held = len(self.query_rows), len(self.frames)
         if self.context and held + f > self.budget:
             raise ValueError(f"{held + f} context frames do not fit a cache for {self.budget}")
@@ -285,7 +287,7 @@ class StaticKVCache(FramePlaces):
         return sorted((frame, slot) for slot, (frame, _) in self.slots.items())
 
     def held_in(self, layer:int)->tuple: # As in `KVCache`
-        "What is held in one block, frame by frame in the order of `frames`"
+        "What is held in one block, frame by frame in the order of `frames`. `RuntimeError` while nothing is"
         if not self.slots: raise RuntimeError("nothing is held yet: run a pass with this cache and append() it")
         slots = [slot for _, slot in self.by_time()]
         return tuple(t.unflatten(1, (-1, self.tokens))[:, slots] for t in self.store[layer].unbind(0))

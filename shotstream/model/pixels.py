@@ -33,7 +33,8 @@ def as_frame(
     picture,     # A path, a `PIL` image, or (h, w, 3) uint8: an array or a tensor
     size:tuple,  # (height, width) that is wanted
 )->Tensor:       # (h, w, 3) uint8
-    "A picture as a frame: upright, in colour, scaled to cover `size` and cropped around its centre"
+    """A picture as a frame: upright, in colour, scaled to cover `size` and cropped around its centre. `MissingFile` or
+    `InputError`: not there, or no picture"""
     if isinstance(picture, (str, Path)):
         if not Path(picture).is_file(): raise MissingFile("no such file", picture)
         with foreign(picture, "give a PNG or a JPEG", "not a picture that can be read"):

@@ -172,7 +172,8 @@ def flat_pixels(
     video:Tensor,     # (..., f, h, w, 3) uint8
     levels:float=8.,  # Grey levels, of 255
 )->Tensor:            # (..., f, h, w) bool
-    "Pixels in whose 3x3 neighbourhood (at the border: what there is of it) no colour varies by more than `levels`"
+    """Pixels in whose 3x3 neighbourhood (at the border: what there is of it) no colour varies by more than `levels`.
+    `ValueError` for other shapes, `TypeError` for floats"""
     if video.ndim < 4 or video.shape[-1] != 3 or not video.numel():
         raise ValueError(f"films are (..., f, h, w, 3), got {tuple(video.shape)}")
     if video.dtype != torch.uint8: raise TypeError(f"grey levels are uint8, got {video.dtype}: use `to_uint8`")

@@ -377,7 +377,8 @@ def read_cached_shard(
 
 # %% ../../nbs/backstage/toy/latents.ipynb #c4f1d12a
 class LatentShards:
-    "Encoded stories on the device where training happens: filmed there, and the oldest forgotten when memory is full"
+    """Encoded stories on the device where training happens: filmed there, and the oldest forgotten when memory is full.
+    `InputError` if memory holds no shard"""
     def __init__(self,
         vae:ToyVAE,              # On the device where latents shall be
         tokenizer=None,          # By default the toy world's
@@ -449,7 +450,8 @@ class LatentShards:
     def adopt(self,
         path, stories,           # A file of `LatentCache`, and the stories in it
     )->dict:                     # latents, and context frames (`stills`)
-        "Such files do not say which codec made them: the first story is filmed again and compared"
+        """Such files do not say which codec made them: the first story is filmed again and compared. `InputError` if it
+        was another"""
         tensors, counts = read_cached_shard(path, stories), latent_counts(stories[0])
         film = torch.cat([render_shot(stories[0], shot) for shot in stories[0].shots]).to(self.device)
         z = encode_groups(self.vae, film, frame_groups(counts, []).to(self.device)).cpu()
@@ -483,7 +485,7 @@ class LatentShards:
 
     def state_dict(self): return dict(self.marks, held=[s[0] for s in self.shards], next_shard=self.next_shard)
     def load_state_dict(self, state):
-        "Hold the same shards again, in the same order"
+        "Hold the same shards again, in the same order. `ValueError` if they were made otherwise"
         state = {"recipe": "1"} | state                      # the first one did not say so
         wrong = {k: state.get(k) for k, v in self.marks.items() if state.get(k) != v}
         if wrong:

@@ -59,7 +59,7 @@ def token_grid(
     model,        # A `ShotTransformer`
     height:int=LATENT_SIDE, # Of a latent frame; it is as wide
 )->int:           # Tokens in a row and in a column
-    "How finely the model sees a frame: one token per patch"
+    "How finely the model sees a frame: one token per patch. `ValueError` if patches are not square or do not fit"
     patch = model.config.patch_size
     if patch[1] != patch[2] or height % patch[1]:
         raise ValueError(f"latents of {height} x {height} do not split into square patches of {tuple(patch[1:])}")

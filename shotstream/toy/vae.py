@@ -24,7 +24,8 @@ from ..model.weights import StrictLoading
 def group_frames(
     video:Tensor,  # (b, c, 1+4k, h, w)
 )->Tensor:         # (b, 1+k, 4c, h, w): groups of four frames, folded into channels
-    "The first frame stands for four equal ones: a still picture is a film in which nothing moves"
+    """The first frame stands for four equal ones: a still picture is a film in which nothing moves. `ValueError` unless
+    there are 1 + 4k frames"""
     b, c, f, h, w = video.shape
     if f % 4 != 1:
         raise ValueError(f"a clip has 1 + 4k frames, got {f}; drop {(f-1) % 4} frames or repeat the last one")
@@ -90,7 +91,7 @@ class ToyVAE(StrictLoading, ModelMixin, ConfigMixin):
     A latent frame reads its own four frames and the last one before them; decoding reads a latent frame and the one
     before it.
     So a stream needs to remember one frame on the way in and one latent on the way out. Latents are normalised per
-    channel inside."""
+    channel inside. `InputError` for sizes that cannot be"""
     _no_split_modules = _repeated_blocks = ["ResBlock"]
 
     @register_to_config

@@ -25,7 +25,8 @@ def trajectory(
     sigmas=None,       # Levels at which to keep the state, falling; by default the student's four at the same shift
     noise=None,        # (b, f, z, h, w), or a generator to draw it with
 )->Tensor:             # (b, levels + 1, f, z, h, w): states at `sigmas`, then the clean end
-    "The teacher's ODE trajectory, stopped at the student's noise levels (§5.1, §9)"
+    """The teacher's ODE trajectory, stopped at the student's noise levels (§5.1, §9). `ValueError` if the levels do not
+    fall within (0, 1]"""
     sigmas = sigmas or student_sigmas(sampling.shift)
     if sorted({s for s in sigmas if 0 < s <= 1}, reverse=True) != list(sigmas):
         raise ValueError(f"levels fall, from at most 1 to above 0, got {sigmas}")

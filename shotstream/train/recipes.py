@@ -189,7 +189,7 @@ class ToyRun:
         return load_transformer(self.folder/name/"transformer").to(self.machine.device)
 
 def same_settings(folder:Path, settings:dict):
-    "A folder holds one making: stages of a rehearsal must not be taken for the real ones"
+    "A folder holds one making: stages of a rehearsal must not be taken for the real ones (`InputError`)"
     file = folder/"settings.json"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -227,7 +227,7 @@ def write_origin(run:ToyRun, name:str):
     save_text(file, json.dumps(origin(run, name)))
 
 def check_origin(run:ToyRun, name:str):
-    "Is what a stage was made from still there? Weights of two makings must not be mixed"
+    "Is what a stage was made from still there? Weights of two makings must not be mixed (`InputError`)"
     file = run.folder/name/"made_from.json"
     if not file.exists(): return                         # older folders do not say
     old, now = read_json(file, "a note of what a stage was made from"), origin(run, name)
@@ -242,7 +242,7 @@ def start_toy(
     device=None, size="small", # One of `SIZES`
     seed:int=0, progress:bool=True, compiles=None,
 )->ToyRun:
-    "Check everything before any time is spent"
+    "Check everything before any time is spent. `InputError` for a size, length or folder that cannot be"
     choice("size", size, SIZES)
     if (minutes is None) == (steps is None): raise InputError("say how long: either minutes or steps")
     accelerator, machine = start_machine(device, compiles=compiles)

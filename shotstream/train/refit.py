@@ -46,7 +46,7 @@ def mix_latents(
     generator=None,             # A CPU `torch.Generator`
     clean_share:float=1/3,      # Part of the films whose latents stay clean
 )->Tensor:                      # (b, f, z, h, w)
-    "Wrong latents, and now and then clean ones"
+    "Wrong latents, and now and then clean ones. `ValueError` if shapes differ"
     if clean.shape != wrong.shape:
         raise ValueError(f"clean and wrong latents have one shape, got {tuple(clean.shape)} and {tuple(wrong.shape)}")
     keep = (torch.rand(len(clean), generator=generator) < clean_share).to(clean.device)
@@ -105,7 +105,7 @@ def refit_loss(
     classifier=None, critic=None, # Needed where their weight is not 0
     weights:RefitWeights=RefitWeights(),
 )->tuple: # Loss (), and its parts before weighting: {name: ()}
-    "What the decoder is to make small"
+    "What the decoder is to make small. `ValueError` if shapes differ, or a network is missing whose weight is not 0"
     for name, model, weight in (("classifier", classifier, weights.perceptual),
                                 ("critic", critic, weights.adversarial)):
         if weight and model is None: raise ValueError(f"weights ask for a {name}: give one, or set its weight to 0")

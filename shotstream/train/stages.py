@@ -342,7 +342,7 @@ def weights_hash(model)->str: # 12 hexadecimal digits
     return digest.hexdigest()[:12]
 
 def check_marks(path:Path, marks:dict):
-    "Pairs that are there already must be what would be made now; the first ones do not say"
+    "Pairs that are there already must be what would be made now; the first ones do not say (`InputError`)"
     with foreign(path, "delete it, it will be made again"), safe_open(path, "pt") as f: found = f.metadata() or {}
     if wrong := {k: found[k] for k in marks if k in found and found[k] != marks[k]}:
         raise InputError(f"made with {wrong}, not {({k: marks[k] for k in wrong})}: delete this folder, or use another",
@@ -363,7 +363,7 @@ def ode_pairs(models, data, machine, n, seed, sampling, options)->dict: # Of ten
                 **rows)
 
 class OdePairs:
-    "The files of `generate_ode_pairs`, in memory"
+    "The files of `generate_ode_pairs`, in memory. `InputError` if there are none, or one is damaged"
     def __init__(self, folder, device="cpu"):
         self.batches = []
         for p in sorted(Path(folder).glob("*.safetensors")):
