@@ -28,7 +28,10 @@ OLD_NAMES = {"film_chunk": "denoise_chunk", "film_shot": "generate_shot", "film_
              "Still": "ContextFrames", "Wish": "ShotRequest", "Reel": "RunningShot", "Take": "Shot",
              "Order": "ShotRequest",
              "Memory": "KVCache", "Exam": "Evaluation", "told": "captioned", "secret": "uncaptioned",
-             "secrets": "uncaptioned", "knob": "setting", "knobs": "settings", "judge": "classifier"}
+             "secrets": "uncaptioned", "knob": "setting", "knobs": "settings", "judge": "classifier",
+             "FramePlaces": "KVSlots", "Stills": "ContextStore", "GrowingStills": "GrowingContextStore",
+             "looked": "updated", "blank": "null_text or no_history", "strangers": "chance", "Clock": "ShotRope",
+             "marks": "provenance or scores"}
 # What is written once: a pattern, and the only module that may have it
 HOMES = {r"to_uint8\([^\n]*\.decode\(": "model/pixels.py",      # `decode_frames`
          r"1000 ?\* ?(\w+\.)?seed": "generate/components.py",  # `shot_seed`

@@ -664,7 +664,7 @@ class FolderMark:
         folder.mkdir(parents=True, exist_ok=True)
         older = self.others()
         self.number = max([time.time_ns(), *(n + 1 for n, _ in older)])
-        self.path, self.looked, self.taken = folder/f".open-{self.number}-{os.getpid()}-{self.here}", 0., False
+        self.path, self.checked_at, self.taken = folder/f".open-{self.number}-{os.getpid()}-{self.here}", 0., False
         self.released = False
         self.path.touch()
         end = time.monotonic() + patience
@@ -692,8 +692,8 @@ class FolderMark:
     def is_taken(self)->bool:
         "Has somebody come later? Looked up a few times per second"
         now = time.monotonic()
-        if now - self.looked > .2 and not self.taken:
-            self.looked, self.taken = now, any(n > self.number for n, _ in self.others())
+        if now - self.checked_at > .2 and not self.taken:
+            self.checked_at, self.taken = now, any(n > self.number for n, _ in self.others())
         return self.taken
 
     def release(self):

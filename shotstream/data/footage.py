@@ -236,12 +236,12 @@ def stills_of(lengths, k): # List of frames
 
 def save_latents(
     path, latents, # From `encode_shot`, one per shot
-    marks:dict|None=None, # What they were made from: texts
+    provenance:dict|None=None, # What they were made from: texts
 ):
     "One shard: `shots` and `singles`, as `toy.latents.encode_story` returns them"
     import torch
     shots, singles = (torch.cat(x) for x in zip(*latents))
-    write_tensors(path, dict(shots=shots, singles=singles), marks)
+    write_tensors(path, dict(shots=shots, singles=singles), provenance)
 
 # %% ../../nbs/backstage/data/footage.ipynb #01999752
 HEADER = ["shot_num_from_caption", "json_path", "video_path", "frame_number"]

@@ -23,7 +23,7 @@ from .exam import HERO, distance, readings
 from .features import toy_extractors
 from .metrics import columns, flat_share, interval
 from .systems import (
-    SYSTEMS, TABLE_1, Clock, by_chunks, captions_of, film_frames, film_next_shots, film_story)
+    SYSTEMS, TABLE_1, ShotRope, by_chunks, captions_of, film_frames, film_next_shots, film_story)
 from .variants import (
     FilmDataset, FilmLoss, ShortHistory, ShortOwnHistory, SINGLE_TRAINING, SingleShots, Size, SystemFilms,
     flow_stage, load_network, make_variant, next_shot_stage, shotstream_stage, system_stage)
@@ -388,7 +388,7 @@ class ShortShots:
     "Next shots of one length, whatever length is asked for"
     def __init__(self, data, frames:int): self.data, self.frames = data, frames
     @property
-    def marks(self)->dict: return dict(self.data.marks, shots="next", frames=str(self.frames))
+    def provenance(self)->dict: return dict(self.data.provenance, shots="next", frames=str(self.frames))
     def batch(self, generator, n:int, frames:int): return self.data.batch(generator, n, self.frames)
 
 def train_job(run:Run, name:str, seed:int):
@@ -444,9 +444,9 @@ def film_row(
         if system.schedule.lag == 0: system = replace(system, schedule=replace(system.schedule, steps=run.track.steps))
         return film_story(model, system, run.models, [story], latents, g)[0]
     system = SYSTEMS["shotstream"]
-    if row.switch == "no_indicator": system = replace(system, clock=Clock())
+    if row.switch == "no_indicator": system = replace(system, rope=ShotRope())
     text = captions_of(system, [story], run.models)
-    sampling = replace(TOY_SAMPLING, steps=run.track.steps, phi=system.clock.phi)
+    sampling = replace(TOY_SAMPLING, steps=run.track.steps, phi=system.rope.phi)
     def slow(context, table, text): return sample_shot(model, context, table, text, sampling, TOY_GUIDANCE, g)
     shoot = switched(slow if row.film == "teacher" else by_chunks(model, system, g), row.switch)
     shots = film_next_shots(shoot, run.models, text, latents, row.rule)

@@ -97,7 +97,7 @@ class Hypercolumns:
         x = frames.to(self.classifier.device).permute(0, 3, 1, 2).to(self.classifier.dtype)/127.5 - 1
         small = F.interpolate(x, (SIDE, SIDE), mode="area")
         stack = [small, small**2]
-        for i, layer in enumerate(self.classifier.look[:LAYERS[-1]+1]):
+        for i, layer in enumerate(self.classifier.backbone[:LAYERS[-1]+1]):
             x = layer(x)
             if i in LAYERS: stack.append(F.interpolate(x, (SIDE, SIDE), mode="bilinear", align_corners=False))
         return torch.cat(stack, 1).permute(0, 2, 3, 1).float().cpu()

@@ -92,10 +92,10 @@ def recurrence(
         believed = readings(classifier(sampled(classifier, seen[0])))
         before, after = (torch.stack([render_shot(s, k) for s in stories]) for k in (0, max(gaps)+1))
         best = _differences(classifier, after, readings(classifier(sampled(classifier, before))))
-        strangers = _differences(classifier, seen[0], believed[1:] + believed[:1])
+        chance = _differences(classifier, seen[0], believed[1:] + believed[:1])
         for gap in gaps:
             own = _differences(classifier, seen[gap], believed)
-            rows[gap].append(torch.stack([own, strangers, best], 1))           # story, kind, hero or place
+            rows[gap].append(torch.stack([own, chance, best], 1))           # story, kind, hero or place
     scored = lambda x: score(*x.unbind(1))
     def both(x): return {name: (scored(y), *interval(y, scored)) for name, y in zip(("hero", "place"), x.unbind(-1))}
     return {gap: both(torch.cat(parts)) for gap, parts in rows.items()}

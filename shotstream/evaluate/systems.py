@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEXTS', 'PLACES', 'CUTS', 'OBJECTIVES', 'TOGETHER', 'CHUNKS', 'SYSTEMS', 'TABLE_1', 'schedule_matrix', 'Schedule',
-           'Clock', 'same_shot', 'openings', 'shot_or_first_frame', 'shot_or_openings', 'Mask', 'side_by_side',
+           'ShotRope', 'same_shot', 'openings', 'shot_or_first_frame', 'shot_or_openings', 'Mask', 'side_by_side',
            'own_and_general', 'rotated_text', 'route_text', 'CachePolicy', 'CacheBook', 'FilmCache', 'Card', 'System',
            'film_table', 'Filming', 'keyframes', 'memory_bank', 'memory_table', 'film_with_memory', 'film_next_shots',
            'by_chunks', 'film_frames', 'captions_of', 'film_story']
@@ -63,7 +63,7 @@ class Schedule:
 
 # %% ../../nbs/backstage/evaluate/systems.ipynb #41e66afc
 @dataclass(frozen=True)
-class Clock:
+class ShotRope:
     "Axis D: `(p + gap k) ω + phi k` for position p and shot k"
     gap:float=0.     # Frames that a cut lasts
     phi:float=0.     # Radians that all frequencies jump at a cut
@@ -326,7 +326,7 @@ class System:
     layout:str                       # A: "film", all shots on one axis; or "next", `[context | shot]`, shot after shot
     mask:Mask=Mask()                 # B
     text:str="own"                   # C: one of `TEXTS`
-    clock:Clock=Clock()              # D
+    rope:ShotRope=ShotRope()              # D
     schedule:Schedule|None=None      # E
     cache:CachePolicy|None=None      # F: `None`: nothing is cached; a "next" system that is causal has its dual cache
     objective:str="flow"             # G: one of `OBJECTIVES`
@@ -337,7 +337,7 @@ class System:
         rule = "what the cache shows" if self.cache else self.mask.rule.__name__
         lag = "one after the other" if self.schedule.lag is None else {0: "all together",
             1: "rolling"}[self.schedule.lag]
-        return dict(layout=self.layout, mask=rule, text=self.text, gap=self.clock.gap, phi=round(self.clock.phi, 3),
+        return dict(layout=self.layout, mask=rule, text=self.text, gap=self.rope.gap, phi=round(self.rope.phi, 3),
                     schedule=f"{lag}, {len(self.schedule.sigmas())-1} steps", cache=self.cache,
                     objective=self.objective,
                     training=self.card.training)
@@ -363,7 +363,8 @@ def _systems()->dict: # name -> `System`
     rows = [
         System("mask2dit", **film, objective="last_clean", card=Card("fine-tuned from base", "mask2dit",
             "text is read by cross-attention; published, text tokens stand in the sequence and read the video too")),
-        System("echoshot", **film, text="rotated", clock=Clock(gap=4.), card=Card("fine-tuned from base", "echoshot")),
+        System("echoshot", **film, text="rotated", rope=ShotRope(gap=4.),
+               card=Card("fine-tuned from base", "echoshot")),
         System("cinetrans", **film, mask=Mask(shot_or_first_frame, (6/30, 28/30)), text="own+general", objective="none",
                card=Card("training-free on base", "base", whole)),
         System("self_forcing", **causal, cache=CachePolicy(window=21), card=Card("trained from base", "self_forcing",
@@ -378,18 +379,18 @@ def _systems()->dict: # name -> `System`
         System("infinity_rope", layout="film", schedule=CHUNKS, objective="none",
                cache=CachePolicy(window=6, sink=1, places="relative", at_cut="cut"),
                card=Card("training-free on self_forcing", "self_forcing")),
-        System("shotstream", layout="next", mask=Mask(causal_mask), schedule=CHUNKS, clock=Clock(phi=1/6),
+        System("shotstream", layout="next", mask=Mask(causal_mask), schedule=CHUNKS, rope=ShotRope(phi=1/6),
                objective="two_stages",
                card=Card("trained from base", "two_stage")),
         System("causvid", layout="film", schedule=Schedule((1000, 757, 522), TOY_SAMPLING.shift), objective="noised",
                cache=CachePolicy(window=21, overlap=3), card=Card("trained from base", "causvid",
                    "restarts inside a film; published, every 21 frames are a call of their own")),
-        System("longlive2", **causal, clock=Clock(gap=3.), cache=CachePolicy(window=12, sink=3, at_cut="pin"),
+        System("longlive2", **causal, rope=ShotRope(gap=3.), cache=CachePolicy(window=12, sink=3, at_cut="pin"),
                card=Card("fine-tuned from self_forcing", "longlive2",
                          "chunks of 3 and a window of 12 for 8 and 32; no teacher forcing and no error recycling")),
         System("holocine", **film, mask=Mask(shot_or_openings), text="own+general", card=Card(
             "fine-tuned from base", "holocine", whole)),
-        System("multishotmaster", **film, text="own+general", clock=Clock(gap=.5), card=Card(
+        System("multishotmaster", **film, text="own+general", rope=ShotRope(gap=.5), card=Card(
             "fine-tuned from base", "multishotmaster", "no reference images")),
         System("storymem", layout="next", schedule=TOGETHER, objective="next_shot",
                card=Card("fine-tuned from base", "storymem",
@@ -409,7 +410,7 @@ TABLE_1 = ("mask2dit", "echoshot", "cinetrans", "self_forcing", "longlive", "rol
 # %% ../../nbs/backstage/evaluate/systems.ipynb #314d86da
 def film_table(
     latents:list,           # Latent frames of every shot
-    clock:Clock=Clock(),    # Its gap is in the positions
+    rope:ShotRope=ShotRope(),    # Its gap is in the positions
     chunk:int=3, device=None,
 )->FrameTable:              # (1, f); chunks count on through the film, and none lies across a cut
     "All shots on one axis, all noise. `ValueError` for a shot without frames"
@@ -420,7 +421,7 @@ def film_table(
     for n in latents:
         chunks += [first + i//chunk for i in range(n)]
         first = chunks[-1] + 1
-    position = torch.arange(len(shot)) + (clock.gap*shot if clock.gap % 1 else int(clock.gap)*shot)
+    position = torch.arange(len(shot)) + (rope.gap*shot if rope.gap % 1 else int(rope.gap)*shot)
     row = lambda t: t[None].to(device)
     return FrameTable(row(shot), row(position), row(shot), row(torch.ones(len(shot))),
                       row(torch.ones(len(shot), dtype=torch.bool)), row(torch.tensor(chunks)))
@@ -440,8 +441,8 @@ class Filming:
         self.source, self.sigmas, layers = noise_source(noise), system.schedule.sigmas(), len(model.blocks)
         self.steps, masked = len(self.sigmas) - 1, system.mask.masked(layers)
         self.read = route_text(model, text, system.text, masked)
-        self.blank = None
-        if system.schedule.guidance != 1: self.blank = route_text(model, torch.zeros_like(text), system.text, masked)
+        guides, null = system.schedule.guidance != 1, torch.zeros_like(text)
+        self.null_text = route_text(model, null, system.text, masked) if guides else None
         self.cache = FilmCache(layers, system.cache) if system.cache else None
         self.mask = None if self.cache else system.mask.of(table, layers)
         numbers, starts = table.chunk[0].tolist(), []
@@ -461,12 +462,13 @@ class Filming:
         "One call of the model"
         self.calls += 1
         return self.model(x.to(self.model.dtype).transpose(1, 2), None, text, table=rows, attention_mask=self.mask,
-                          phi=self.system.clock.phi, cache=self.cache).sample.transpose(1, 2).to(x)
+                          phi=self.system.rope.phi, cache=self.cache).sample.transpose(1, 2).to(x)
 
     def velocity(self, rows, x)->Tensor:
         "With guidance, two calls"
         v = self.predict(rows, x, self.read)
-        return v if self.blank is None else guided(v, self.predict(rows, x, self.blank), self.system.schedule.guidance)
+        if self.null_text is None: return v
+        return guided(v, self.predict(rows, x, self.null_text), self.system.schedule.guidance)
 
     def rows(self, chunks)->FrameTable:
         "Rows of neighbouring chunks; they may read one caption together"
@@ -479,7 +481,7 @@ class Filming:
         rows, film = self.table[numbers], torch.cat([z for z in self.made if z is not None], 1)
         if caption is not None: rows = replace(rows, caption=torch.full_like(rows.caption, caption))
         self.cache.ask(numbers)
-        write_clean_kv(self.model, self.cache, film[:, numbers].detach(), rows, self.read, self.system.clock.phi)
+        write_clean_kv(self.model, self.cache, film[:, numbers].detach(), rows, self.read, self.system.rope.phi)
 
     def before(self, chunk:int):
         "Before the first step of a chunk that leads: is there a cut, is the cache full?"
@@ -590,7 +592,7 @@ def film_with_memory(
 )->list:                                 # (1, f, z, h, w) of every shot
     "StoryMem: shot after shot, all together inside a shot"
     s, shape = system.schedule, (models.vae.config.z_dim, LATENT_SIDE, LATENT_SIDE)
-    sampling, guidance = Sampling(s.steps, s.shift, phi=system.clock.phi), Guidance(text=s.guidance)
+    sampling, guidance = Sampling(s.steps, s.shift, phi=system.rope.phi), Guidance(text=s.guidance)
     bank, shots = [], []
     for k, n in enumerate(latents):
         kept = memory_bank(bank)
@@ -621,7 +623,7 @@ def film_next_shots(
 
 def by_chunks(model, system:System, noise=None): # For `film_next_shots`
     "ShotStream: its own past in the global cache, chunk after chunk (§4.2)"
-    sampling = Sampling(system.schedule.steps, system.schedule.shift, phi=system.clock.phi)
+    sampling = Sampling(system.schedule.steps, system.schedule.shift, phi=system.rope.phi)
     return lambda context, table, text: rollout(model, context, table, text, sampling, noise)
 
 # %% ../../nbs/backstage/evaluate/systems.ipynb #a5b6022b
@@ -660,7 +662,7 @@ def film_story(
     if system.layout == "next":
         shots = film_next_shots(by_chunks(model, system, noise), models, text, latents)
         return [*torch.cat([decode(z) for z in shots], 1)]
-    table = stack_stories(*[film_table(latents, system.clock)]*len(stories)).to(model.device)
+    table = stack_stories(*[film_table(latents, system.rope)]*len(stories)).to(model.device)
     recode = lambda z: vae.encode(vae.decode(z.transpose(1, 2)).sample.clamp(-1, 1)[:, :, -1:]).latent_dist.mode()[:, :,
         0]
     shape = vae.config.z_dim, LATENT_SIDE, LATENT_SIDE

@@ -163,7 +163,7 @@ class SingleShots:
     "What `generate_ode_pairs` takes its stories from when there is no past: single shots"
     def __init__(self, data:LatentDataset, frames:int): self.data, self.frames = data, frames
     @property
-    def marks(self)->dict: return dict(self.data.marks, shots="single", frames=str(self.frames))
+    def provenance(self)->dict: return dict(self.data.provenance, shots="single", frames=str(self.frames))
     def batch(self, generator, n:int, frames:int):
         "Shots of `frames` latents as long as the track has them"
         b = self.data.single_batch(generator, n, min(frames, self.frames))
@@ -194,7 +194,7 @@ class VariantLoss(NextShotLoss):
                                drop_history=self.dropout, grid=grid)
 
 class FilmLoss(nn.Module):
-    "Flow matching on whole films under a system's mask, texts and clock"
+    "Flow matching on whole films under a system's mask, texts and RoPE"
     def __init__(self, transformer, text_encoder, data:FilmDataset, system:System, size:Size, weight:Tensor=1.):
         super().__init__()
         self.transformer, self.fixed, self.size = transformer, (text_encoder, data, system), size
@@ -204,7 +204,7 @@ class FilmLoss(nn.Module):
         batch = data.films(draw.cpu, s.films, s.shots, s.latents)
         text = cfg_dropout(batch.text(encoder, system.text == "own+general"), generator=draw.cpu)
         n, x0 = len(text), batch.target
-        table = stack_stories(*[film_table([s.latents]*s.shots, system.clock)]*n).to(x0.device)
+        table = stack_stories(*[film_table([s.latents]*s.shots, system.rope)]*n).to(x0.device)
         sigma = TOY_TRAINING.teacher_sigma(n, generator=draw.cpu).to(x0.device)[:, None].expand(table.shape)
         if system.objective == "last_clean":                 # half of the stories: earlier shots are there, and clean
             given = torch.rand(n, generator=draw.cpu).to(x0.device)[:, None] < .5
@@ -228,7 +228,7 @@ class SystemFilms:
         exit_step, k = draw.shared.randrange(steps), draw.shared.randrange(shots)
         batch = self.data.films(draw.cpu, s.films, shots, s.latents)
         with torch.no_grad(): text = batch.text(self.models.text_encoder, general=False)
-        table = stack_stories(*[film_table([s.latents]*shots, self.system.clock)]*len(text)).to(text.device)
+        table = stack_stories(*[film_table([s.latents]*shots, self.system.rope)]*len(text)).to(text.device)
         if self.system.objective == "noised": film = self.noised(student, batch.target, table, text, draw)
         else: film = Filming(student, self.system, table, text, batch.target.shape[2:], draw.own).run(exit_step)
         clip = film[:, k*s.latents:(k+1)*s.latents]
@@ -251,7 +251,7 @@ class SystemFilms:
         noise = torch.randn(x0.shape, generator=draw.own, device=x0.device)
         xt = add_noise(x0, noise, sigma)
         v = student(xt.transpose(1, 2), None, text, table=table.at(sigma), attention_mask=causal_mask(table, table),
-                    phi=self.system.clock.phi).sample.transpose(1, 2)
+                    phi=self.system.rope.phi).sample.transpose(1, 2)
         return to_x0(xt, v, sigma)
 
 class FilmCriticLoss(nn.Module):

@@ -243,12 +243,12 @@ def _lock(file): # `BlockingIOError` if another process has it
 class WorkClock:
     "Seconds of work. Time in which the computer slept, or the process was halted, is not counted, but told"
     def __init__(self, spent:float=0.):
-        self.spent, self.slept, self.last = spent, 0., self.look()
+        self.spent, self.slept, self.last = spent, 0., self.read()
     @staticmethod
-    def look(): return time.monotonic(), time.time(), time.process_time()
+    def read(): return time.monotonic(), time.time(), time.process_time()
     def tick(self)->float: # Seconds of work so far
         "Call it often: a step is short"
-        now = self.look()
+        now = self.read()
         awake, passed, cpu = (b - a for a, b in zip(self.last, now))
         self.last = now
         halted = awake if awake > 60 and cpu < .01*awake else 0.     # the clock went on, the process did not

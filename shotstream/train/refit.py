@@ -83,7 +83,7 @@ def classifier_distance(
 )->Tensor: # ()
     "Difference of the classifier's convolutional features, every place scaled to length 1, mean over layers (as LPIPS)"
     a, b = (x[:, :, ::every].transpose(1, 2).flatten(0, 1) for x in (output, target))
-    layers = classifier.look
+    layers = classifier.backbone
     a, b = layers[0](a), layers[0](b)
     total = a.new_zeros(())
     for layer in layers[1:]:

@@ -6,7 +6,7 @@
 __all__ = ['SIZES', 'LINEARS', 'Models', 'ToySize', 'for_device', 'CaptionLoss', 'TextStage', 'channel_weight', 'TeacherLoss',
            'NextShotLoss', 'muon', 'TeacherStage', 'load_transformer', 'load_text_encoder', 'toy_models',
            'encode_batch', 'validation_examples', 'validate', 'PairSettings', 'generate_ode_pairs', 'weights_hash',
-           'check_marks', 'ode_pairs', 'OdePairs', 'OdeLoss', 'sharpness_and_motion', 'Screening', 'OdeStage',
+           'check_provenance', 'ode_pairs', 'OdePairs', 'OdeLoss', 'sharpness_and_motion', 'Screening', 'OdeStage',
            'copy_of', 'TrueHistory', 'OwnHistory', 'own_history', 'exit_step', 'CriticLoss', 'StudentLoss', 'add_lora',
            'lerp_weights', 'merged', 'SelfForcingStage', 'true_frames', 'DecoderLoss', 'FrameCriticLoss', 'RefitStage']
 
@@ -317,18 +317,18 @@ def generate_ode_pairs(
     folder, clock, i = Path(folder), WorkClock(), settings.rank
     batch, seed, options = settings.batch, settings.seed, settings.options
     folder.mkdir(parents=True, exist_ok=True)
-    marks = dict(data.marks, teacher=weights_hash(models.teacher), text=weights_hash(models.text_encoder),
-                 seed=str(seed), steps=str(options.pair_steps), guidance=str(options.pair_guidance),
-                 sampling=str(options.sampling))
+    provenance = dict(data.provenance, teacher=weights_hash(models.teacher), text=weights_hash(models.text_encoder),
+                      seed=str(seed), steps=str(options.pair_steps), guidance=str(options.pair_guidance),
+                      sampling=str(options.sampling))
     sampling = replace(options.sampling, steps=options.pair_steps)
     bar = tqdm(total=pairs or round(60*minutes), unit="pair" if pairs else "s", desc="ODE pairs",
                disable=not settings.progress)
     while (i*batch < pairs) if pairs else (clock.tick() < 60*minutes):
         path = folder/f"{i:05d}.safetensors"
-        if path.exists(): check_marks(path, marks)
+        if path.exists(): check_provenance(path, provenance)
         else:
             write_tensors(path, ode_pairs(models, data, machine, batch, seed_of(seed, "pairs", i), sampling, options),
-                          marks)
+                          provenance)
         i += machine.processes
         bar.update(batch*machine.processes if pairs else round(clock.spent) - bar.n)
     return len(list(folder.glob("*.safetensors")))*batch
@@ -341,12 +341,12 @@ def weights_hash(model)->str: # 12 hexadecimal digits
                       + w.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:12]
 
-def check_marks(path:Path, marks:dict):
+def check_provenance(path:Path, provenance:dict):
     "Pairs that are there already must be what would be made now; the first ones do not say (`InputError`)"
     with foreign(path, "delete it, it will be made again"), safe_open(path, "pt") as f: found = f.metadata() or {}
-    if wrong := {k: found[k] for k in marks if k in found and found[k] != marks[k]}:
-        raise InputError(f"made with {wrong}, not {({k: marks[k] for k in wrong})}: delete this folder, or use another",
-                         path)
+    if wrong := {k: found[k] for k in provenance if k in found and found[k] != provenance[k]}:
+        raise InputError(f"made with {wrong}, not {({k: provenance[k] for k in wrong})}: delete this folder, or use "
+                         f"another", path)
 
 def ode_pairs(models, data, machine, n, seed, sampling, options)->dict: # Of tensors
     "One batch of trajectories"

@@ -15,7 +15,7 @@ from shotstream.evaluate.ablate import (
     comparisons, film_row, jobs_of, lengths_of, make_stage, paired, score_film, score_shots, shot_by_shot, start_run,
     stories_for, story_of, switched, train_job, verdict, weights_hash)
 from shotstream.evaluate.metrics import COLUMNS
-from shotstream.evaluate.systems import SYSTEMS, TABLE_1, Clock, film_story
+from shotstream.evaluate.systems import SYSTEMS, TABLE_1, ShotRope, film_story
 from shotstream.evaluate.variants import Size
 from shotstream.generate.pipeline import toy_student
 from shotstream.model.frame_table import next_shot_table
@@ -353,7 +353,7 @@ def test_rows_film_with_their_weights_and_their_switch(packed):
     assert torch.equal(film("student"), ours) and torch.equal(film("shotstream"), ours)
     assert torch.equal(film("other_noise"), by_hand(seed=4)) and not torch.equal(by_hand(seed=4), ours)
     for stage in ("stage1", "ode"): assert torch.equal(film(f"student_{stage}"), by_hand(stage))
-    assert torch.equal(film("student_no_indicator"), by_hand(system=replace(SYSTEMS["shotstream"], clock=Clock())))
+    assert torch.equal(film("student_no_indicator"), by_hand(system=replace(SYSTEMS["shotstream"], rope=ShotRope())))
     assert torch.equal(film("longlive"), by_hand(system=SYSTEMS["longlive"]))
     names = ["student", *(n for n in rows if n.startswith("student_")), "longlive"]
     films = {n: film(n) for n in names}

@@ -166,7 +166,7 @@ def test_classifier_distance_by_hooks(classifier):
     "Layer by layer, frame by frame, by another way through the network"
     a, b = noise(2, 3, 9, 64, 64).tanh(), noise(2, 3, 9, 64, 64, seed=1).tanh()
     seen = []
-    hooks = [layer.register_forward_hook(lambda m, i, o: seen.append(o)) for layer in list(classifier.look)[1:]]
+    hooks = [layer.register_forward_hook(lambda m, i, o: seen.append(o)) for layer in list(classifier.backbone)[1:]]
     with torch.no_grad():
         for x in (a, b): classifier(((x[:, :, ::4] + 1)*127.5).permute(0, 2, 3, 4, 1))
     for h in hooks: h.remove()
