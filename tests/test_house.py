@@ -16,8 +16,8 @@ NAMES = [p.relative_to(PACKAGE).as_posix() for p in MODULES]
 MOST = 8                                                 # parameters of a function
 # Constructors and what has diffusers' or torch's own signature may have more
 SHAPED = {"__init__", "__call__", "forward", "from_pretrained"}
-# A git commit is one
-OTHER = {("evaluate/bench_gpu.py", "commit")}
+# A git commit is one, and byte order marks are
+OTHER = {("evaluate/bench_gpu.py", "commit"), ("model/files.py", "MARKS")}
 # Names that these pages once had for what the field has a word for, with the words that replace them (the glossary)
 OLD_NAMES = {"film_chunk": "denoise_chunk", "film_shot": "generate_shot", "film_chunks": "generate_chunks",
              "film_paths": "generate_ode_pairs", "path_loss": "ode_regression_loss", "sees_past": "causal_mask",
