@@ -220,6 +220,7 @@ def lasting(story, last): # Set of names
 def drift(
     film, models:Models, # As in `run_evaluation`
     n:int=64, shots:int=5, batch:int=16, progress=False,
+    pixels:str="uint8",  # See `Sampling.context_pixels`
 )->dict: # {"own", "true": {attribute: (n,) errors in the last shot}, "films": latents of every shot}
     "Film `n` unseen stories of several shots from their own past, and their last shots from the true past"
     stories = [draw_story(20_000 + i, n_shots=shots, frames=33, held_out=True, pair=0.) for i in range(n)]
@@ -231,7 +232,8 @@ def drift(
         text = encode_captions(prompts, models.tokenizer, models.text_encoder).to(vae.device)
         names = [lasting(s, last) for s in part]
         keep = lambda truths: [{k: v for k, v in t.items() if k in ok} for t, ok in zip(truths, names)]
-        done = film_next_shots(lambda *asked: film(*asked, generator), models, text, [9]*shots)
+        done = film_next_shots(lambda *asked: film(*asked, generator), models, text, [9]*shots,
+                               pixels=pixels)
         rows["films"].append(torch.stack(done, 1))
         believed = readings(classifier(sampled(classifier, decode_frames(vae, done[0]))))
         rows["own"].append(film_errors(classifier, decode_frames(vae, done[-1]), keep(believed)))
@@ -322,6 +324,7 @@ class EvaluationOptions:
     story_shots:int=5     # Shots of such a story
     seeds:int|None=None   # First shots of one caption; by default as many as shots
     first:int=0           # Number of the first question
+    context_pixels:str="uint8" # How the own past is encoded again, see `Sampling`
     progress:bool=True    # Show bars?
 
     def __post_init__(self):
@@ -407,7 +410,8 @@ def evaluate_model(
     o = options
     stories, seeds = o.stories or max(2, n//4), o.seeds or n
     evaluation = run_evaluation(film, models, n, o.first, batch=o.batch, progress=o.progress)
-    drifted = drift(film, models, stories, o.story_shots, o.batch, o.progress)
+    measure = stories, o.story_shots, o.batch, o.progress, o.context_pixels
+    drifted = drift(film, models, *measure)
     spreads = diversity(film, models, seeds, batch=o.batch, progress=o.progress)
     mean = lambda past: torch.stack(list(drifted[past].values())).nanmean(1).nanmean().item()
     out = dict(shots=n, stories=stories, seeds=seeds, options=asdict(o), **exam_scores(evaluation),
@@ -415,6 +419,6 @@ def evaluate_model(
                diversity=diversity_scores(spreads), motion_of_first_shots=spreads["motion"][0]/spreads["motion"][1],
                drift=dict(shot=o.story_shots, own=mean("own"), true=mean("true"), ratio=drift_ratio(drifted)))
     if control:
-        less, around = drift_apart(drifted, drift(control, models, stories, o.story_shots, o.batch, o.progress))
+        less, around = drift_apart(drifted, drift(control, models, *measure))
         out["less_control"] = (less, *around)
     return _plain(out)

@@ -613,11 +613,12 @@ def film_next_shots(
     text:Tensor,      # (b, s, l, d)
     latents:list,     # Latent frames of every shot
     rule:str="published", # Which frames of its own past a shot looks back at, see `context_frames`
+    pixels:str="uint8",   # See `Sampling.context_pixels`
 )->list:              # (b, f, z, h, w) of every shot
     "Shot after shot, from frames of what was filmed before (§4.1)"
     shots = []
     for n in latents:
-        context, table = own_history(models.vae, shots, n, len(text), rule=rule)
+        context, table = own_history(models.vae, shots, n, len(text), pixels, rule)
         shots.append(shoot(context, table.to(text.device), text).float())
     return shots
 

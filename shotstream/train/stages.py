@@ -464,7 +464,8 @@ class OwnHistory:
         self.state = dict(done=[], text=text, frames=draw.shared.choice((5, 9, 9, 13)))
     def condition(self, draw):
         s = self.state
-        context, table = own_history(self.models.vae, s["done"], s["frames"], self.n, self.options)
+        context, table = own_history(self.models.vae, s["done"], s["frames"], self.n,
+                                     self.options.sampling.context_pixels)
         return context, table.to(self.device), s["text"]
     @torch.no_grad()
     def filmed(self, student):
@@ -479,14 +480,13 @@ def own_history(
     vae, shots,      # Latents of the shots filmed so far, (b, f, z, h, w) each; maybe none
     frames:int,      # Latents of the next shot
     b:int,           # Stories
-    options:TrainingOptions=TOY_TRAINING,
-    rule:str="published", # Which frames, see `context_frames`
+    pixels:str="uint8", rule:str="published", # See `own_context`
 )->tuple:            # (context, table) of the next shot; captions are numbered by shot
     "The next shot's context: zeros under its own caption for the first shot, the student's own frames after that"
     k = len(shots)
     nothing = b, BUDGET, vae.config.z_dim, LATENT_SIDE, LATENT_SIDE
     if not k: return torch.zeros(nothing, device=vae.device), stack_stories(*[first_shot_table(frames)]*b)
-    context, picked = own_context(vae, shots, BUDGET, rule, options.sampling.context_pixels)
+    context, picked = own_context(vae, shots, BUDGET, rule, pixels)
     return context, stack_stories(*[next_shot_table(picked, frames, k)]*b)
 
 # %% ../../nbs/backstage/train/stages.ipynb #e927ce68
