@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAPER_COLUMNS', 'PAPER', 'PAPER_FPS', 'ROWS', 'TABLES', 'PACKED', 'CONTEXT', 'POLICIES', 'SHIPPED', 'KINDS', 'JOBS',
            'TRACKS', 'SCENE', 'TRAINING_SHARE', 'ENOUGH', 'Row', 'comparisons', 'Job', 'jobs_of', 'Track', 'Run',
-           'start_run', 'weights_hash', 'make_stage', 'make_rival', 'make_student', 'make_pairs', 'ShortShots',
+           'start_run', 'files_hash', 'make_stage', 'make_rival', 'make_student', 'make_pairs', 'ShortShots',
            'train_job', 'story_of', 'lengths_of', 'through_codec', 'switched', 'film_row', 'score_film', 'score_shots',
            'paper_scorer', 'measure_row', 'clock_of', 'table_sheet', 'stories_for', 'as_rows', 'mean_of', 'paired',
            'by_story', 'can_tell', 'verdict', 'compare', 'agreement', 'shot_by_shot', 'summary', 'command', 'ablate',
@@ -311,14 +311,14 @@ def start_run(
     if trains and (minutes or steps) <= 0: raise ValueError(f"more than 0 minutes or steps, got {minutes or steps}")
     accelerator, machine = start_machine(device, compiles=False)
     parts = ("transformer",) if trains else ("transformer", "teacher", "ode")
-    same_settings(Path(folder), dict(track=track, base=weights_hash(*(base/p for p in parts)), steps=steps,
+    same_settings(Path(folder), dict(track=track, base=files_hash(*(base/p for p in parts)), steps=steps,
                                      **{} if trains else dict(trains=False)))
     if machine.device.type == "cpu": keep_freed_memory()
     models = toy_models(base/"text_encoder")
     return Run(Path(folder), base, TRACKS[track], accelerator, machine, models.frozen(machine.device), minutes, steps)
 
-def weights_hash(*folders)->str: # 16 hexadecimal digits
-    "Which weights these are"
+def files_hash(*folders)->str: # 16 hexadecimal digits
+    "Of files of weights: which ones these are. Of a network in memory: `weights_hash`"
     digest = hashlib.sha256()
     for folder in folders:
         for file in sorted(Path(folder).glob("*.safetensors")): digest.update(file.read_bytes())
@@ -524,7 +524,7 @@ def measure_row(
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(contact_sheet(strips, count=3*len(frames))).save(file.with_suffix(".png"))
     out = dict(values=values, by_shot=by_shot, fps=round(sum(frames)*stories/seconds, 3),
-               weights=weights_hash(*run.folders(row.job, seed)),
+               weights=files_hash(*run.folders(row.job, seed)),
                steps=None if row.job in PACKED else run.taken(row.job, seed), wall=round(time.time() - start, 1))
     save_text(file, json.dumps(out))
     return out
@@ -662,7 +662,7 @@ def summary(run:Run, table:str, seeds:int, measured:dict, seconds:float)->dict: 
     compared = compare(table, measured)
     return dict(table=table, trained=table not in SHIPPED, seeds=seeds, track=asdict(run.track), minutes=run.minutes,
                 steps=run.steps,
-                kinds=run.kinds(), base=weights_hash(run.base/"transformer"), world=world_hash(),
+                kinds=run.kinds(), base=files_hash(run.base/"transformer"), world=world_hash(),
                 machine=str(run.machine), threads=torch.get_num_threads(), torch=torch.__version__,
                 seconds_of_this_sitting=round(seconds, 1), rows=rows, comparisons=compared,
                 agreement=[*agreement(compared)])
