@@ -416,7 +416,9 @@ class CaptionReader:
         "The caption of the chunk at `start`; another one than before if somebody switched the prompt"
         due = [s for s in self.shot.request.switches if s.latent == start]
         live = self.stream.switching
-        if live is not None and live.latent <= start: due = [self.stream.take_switch()]
+        if live is not None and live.latent <= start:
+            self.stream.take_switch()
+            due = [live]
         if not due: return self.text_kv
         switch = due[0]
         request, pipe = self.shot.request, self.stream.pipe
