@@ -43,7 +43,7 @@ from ..model.files import InputError, MissingFile, WriteError, check_target, for
 from ..model.files import write_json, write_text, write_whole
 from ..data.script import FPS, Script, ShotPrompt, contact_sheet, save_script, write_video
 from ..data.video import write_picture
-from ..generate.components import ShotComponents
+from ..generate.components import ShotComponents, shot_seed
 from ..generate.stream import (
     Frames, History, PromptSwitch, RunningShot, Settings, ShotRequest, ContextFrames, Stream, check_caption)
 from ..model.pixels import as_frame
@@ -117,18 +117,37 @@ class UndoableStory:
         "The finished shots"
         return list(self.story.shots if self.draft is None else self.draft)
 
+    def restore(self, story:StoryState):
+        "A story that was made before: it is saved, and there is nothing to go back to"
+        self.story = story
+
+    def touch(self):
+        "Nobody has saved the story as it is now"
+        self.dirty = self.dirty or time.monotonic()
+
+    def take_dirty(self)->float: # Since when it was not saved; 0: it was
+        "Somebody saves it now"
+        since, self.dirty = self.dirty, 0.
+        return since
+
+    def not_saved(self, since:float):
+        "Saving it failed"
+        self.dirty = since
+
     def replace(self, story:StoryState):
         "A new story; the old one can be had back"
         self.done.append(self.story)
         self.undone.clear()
-        self.story, self.draft, self.dirty = story, None, self.dirty or time.monotonic()
+        self.story, self.draft = story, None
+        self.touch()
         self.on_change()
 
     def step(self, source:deque, target:deque)->bool: # Was there anything?
         "Back (`done`, `undone`) or forth"
         if not source: return False
         target.append(self.story)
-        self.story, self.dirty = source.pop(), self.dirty or time.monotonic()
+        self.story = source.pop()
+        self.touch()
         self.on_change()
         return True
 
@@ -144,14 +163,17 @@ class ShotPlan(UndoableStory):
         self.seed, self.paced = seed, paced
         self.queue, self.running, self.events = deque(), [], deque()   # requests, running shots, and what is to be told
 
+    def reseed(self, seed:int):
+        "Shots to come draw with another story's seed"
+        self.seed = seed
+
     # The running shot that is next in turn, and its past if it was not begun; `None` twice if there is none
     def start(self)->tuple:
         "Take the next request, if no shot runs"
         if self.running and not self.running[-1].whole: return self.running[-1], None
         if not self.queue: return None, None
         history, request = [*self.shots, *map(self.result, self.running)], self.queue.popleft()
-        seed = 1000*self.seed + len(history) if request.seed is None else request.seed
-        self.running.append(RunningShot(request, len(history), seed))
+        self.running.append(RunningShot(request, k := len(history), shot_seed(self.seed, k, request.seed)))
         return self.running[-1], history
 
     def receive(self, shot:RunningShot, frames:Frames):
@@ -262,7 +284,7 @@ class Timeline(ShotPlan):
         self.on_change()
 
     def branch(self, i:int)->str: # Name of the new branch
-        "A branch of the story that shares the shots before shot i"
+        "A branch of the story that shares the shots before shot i. `InputError` if there are fewer shots"
         count = len(self.shots)
         if not 0 <= whole("i", i, -math.inf) <= count:
             raise InputError(f"there are {count} shots: branch at 0 to {count}, not at {shown(i)}")
@@ -272,7 +294,7 @@ class Timeline(ShotPlan):
         return name
 
     def switch(self, name:str):
-        "Another branch comes to the screen"
+        "Another branch comes to the screen. `InputError` if there is none of that name"
         choice("name", name, self.story.branches)
         self.halt()
         if name != self.story.name: self.replace(replace(self.story, name=name))
@@ -358,7 +380,7 @@ BACKUP = "take the folder from a backup, or film what is missing again"
 
 @contextmanager
 def reading(path:Path, what:str):
-    "Whatever is wrong inside is said with the file, and with what to do"
+    "Whatever is wrong inside is said with the file, and with what to do (an `InputError`)"
     try:
         with foreign(path, BACKUP, what): yield
     except InputError as e:
@@ -391,7 +413,7 @@ def as_shot(
                 image=request.image, switches=request.switches, later=tuple(later))
 
 def read_shot(path:Path, device="cpu")->tuple: # `Shot`, and the name of the file of the shot before it
-    "What `shot_file` made"
+    "What `shot_file` made. `MissingFile` or `InputError`: it is not there, or damaged"
     with reading(path, "no shot of a story"):
         if not path.exists(): raise MissingFile(f"this shot is missing; {BACKUP}", path)
         if checksum(path.read_bytes()) != path.stem.split("-")[1]:
@@ -404,7 +426,7 @@ def read_shot(path:Path, device="cpu")->tuple: # `Shot`, and the name of the fil
 
 # %% ../../nbs/20_director.ipynb #5ed81611
 def read_index(path:Path)->dict: # As `save_story` writes it, checked
-    "The list of shots and branches"
+    "The list of shots and branches. `InputError`: it is damaged"
     with reading(path, "no list of a story's shots"):
         about = json.loads(path.read_bytes())
         if about.pop("checksum") != checksum(json.dumps(about, sort_keys=True).encode()):
@@ -416,7 +438,7 @@ def read_index(path:Path)->dict: # As `save_story` writes it, checked
         return about
 
 def check_about(about:dict):
-    "Can a director have said this about a story?"
+    "Can a director have said this about a story? `InputError` if not"
     about["size"], about["settings"] = check_size(about["size"], 8), asdict(Settings(**about["settings"]))
     check_seed(about["seed"])
     if not isinstance(about["caption"], str): raise InputError(f"caption: a text, got {shown(about['caption'])}")
@@ -432,7 +454,7 @@ def find_branches(shots:dict)->dict: # Name of branch -> names of files
 
 # %% ../../nbs/20_director.ipynb #5ed81612
 def read_single(path:Path, device="cpu")->tuple: # `StoryState` and a dict
-    "One file with everything, as early directors wrote it"
+    "One file with everything, as early directors wrote it. `InputError`: it is damaged"
     with reading(path, "no story of a director"):
         with safe_open(path, "pt") as f:
             about, tensors = json.loads(f.metadata()["director"]), {k: f.get_tensor(k) for k in f.keys()}
@@ -450,7 +472,8 @@ def has_story(folder)->bool:
 def read_story(
     folder, device="cpu",
 )->tuple: # `StoryState`; a dict of caption, seed, size and settings; and a list of what is damaged or missing
-    "What `save_story` wrote, as far as it can be read"
+    """What `save_story` wrote, as far as it can be read. `MissingFile` if there is none, `InputError` if nothing of it
+    can be read, or sizes differ"""
     folder, problems, shots, about = Path(folder), [], {}, None
     if not has_story(folder):
         raise MissingFile(f"no story here: a folder with {INDEX} is wanted, as Director.save writes it", folder)
@@ -473,7 +496,7 @@ def read_story(
     for k, shot in ((k, s) for ss in branches.values() for k, s in enumerate(ss)):
         if tuple(shot.video.shape[1:3]) != tuple(about["size"]):
             raise InputError(f"the shots are not all of one size; {BACKUP}", folder)
-        if k != shot.context.number: shot.context.number, shot.file = k, ""      # one before it is missing
+        if k != shot.context.number: shot.context, shot.file = replace(shot.context, number=k), ""   # one is missing
     story = StoryState({name: tuple(ss) for name, ss in branches.items()}, about["name"])
     return story, dict(caption=about["caption"], seed=about["seed"], size=about["size"], **about["settings"]), problems
 
@@ -566,7 +589,7 @@ def as_python(
     model="toy",      # What `from_pretrained` shall load
     pictures=None,    # Names of the files of what shots begin with, one for each or `None`; see `export_shots`
 )->str:
-    "Python that films the same shots again"
+    "Python that films the same shots again. `InputError` if a shot began with a picture"
     plain = asdict(Settings())
     changed = sorted({name for s in shots for name, value in asdict(s.settings).items() if value != plain[name]})
     def settings(s): return {name: getattr(s.settings, name) for name in changed}
@@ -611,7 +634,7 @@ def export_shots(
     scale:int=1,  # Whole-number enlargement of pictures
     seed:int=0, size:tuple=(64, 64), model="toy", # For .py: see `as_python`
 ):
-    "Write finished shots as a file for others"
+    "Write finished shots as a file for others. `InputError` if there are none, or `scale` is too large for a picture"
     path = check_target(path, ends=(".mp4", ".gif", ".png", ".srt", ".py"))
     whole("scale", scale, 1, MAX_SIDE//max(size))
     kind = path.suffix.lower()
@@ -641,7 +664,7 @@ class FolderMark:
         folder.mkdir(parents=True, exist_ok=True)
         older = self.others()
         self.number = max([time.time_ns(), *(n + 1 for n, _ in older)])
-        self.path, self.looked, self.taken = folder/f".open-{self.number}-{os.getpid()}-{self.here}", 0., False
+        self.path, self.checked_at, self.taken = folder/f".open-{self.number}-{os.getpid()}-{self.here}", 0., False
         self.released = False
         self.path.touch()
         end = time.monotonic() + patience
@@ -669,8 +692,8 @@ class FolderMark:
     def is_taken(self)->bool:
         "Has somebody come later? Looked up a few times per second"
         now = time.monotonic()
-        if now - self.looked > .2 and not self.taken:
-            self.looked, self.taken = now, any(n > self.number for n, _ in self.others())
+        if now - self.checked_at > .2 and not self.taken:
+            self.checked_at, self.taken = now, any(n > self.number for n, _ in self.others())
         return self.taken
 
     def release(self):
@@ -694,7 +717,8 @@ def _close_all():
 KINDS = ("frames", "shot", "error", "idle", "saved")
 
 def check_folder(folder)->Path:
-    "Can a story be kept there? A disk that is full or cannot be written shows when it is saved"
+    """Can a story be kept there? A disk that is full or cannot be written shows when it is saved. `InputError` for an
+    empty name, and for a file"""
     with foreign(shown(folder), "choose another folder", "no name of a folder"):
         if not str(folder).strip(): raise InputError("an empty name")
         folder = Path(folder)
@@ -704,7 +728,7 @@ def check_folder(folder)->Path:
     return folder
 
 def check_model(pipe:ShotComponents, story:StoryState, where):
-    "Was this story filmed with a model of this kind?"
+    "Was this story filmed with a model of this kind? `InputError` if not"
     width = pipe.transformer.config.text_dim
     for shot in (s for shots in story.branches.values() for s in shots):
         still = tuple(pipe.latent_shape(shot.video.shape[1:3]))
@@ -714,7 +738,8 @@ def check_model(pipe:ShotComponents, story:StoryState, where):
 
 # %% ../../nbs/20_director.ipynb #673670c1
 class DirectorState:
-    "What a `Director` holds, and what can be seen of it"
+    """What a `Director` holds, and what can be seen of it. `InputError` for what cannot be: caption, size, seed,
+    settings, folder"""
     def __init__(self,
         pipe:ShotComponents, caption:str="", seed:int=0, folder=None, ahead:int=3, paced:bool=False, # See `Director`
         size=None, **settings,
@@ -756,10 +781,11 @@ class DirectorState:
         if has_story(self.folder):
             story, about, problems = read_story(self.folder, self.pipe.device)
             check_model(self.pipe, story, self.folder)
-            self.timeline.story = self.kept = story
+            self.timeline.restore(story)
+            self.kept = story
             self._be(about)
             if problems: self._set_aside(INDEX, shutil.copy2)
-            if problems: self.timeline.dirty = time.monotonic()
+            if problems: self.timeline.touch()
         if (self.folder/WAITING).exists(): problems = [*problems, *self._take_waiting(not problems)]
         if problems:
             self.trouble = str(InputError([*problems, "the rest of the story is here, and nothing was deleted"],
@@ -767,7 +793,8 @@ class DirectorState:
 
     def _be(self, about:dict):
         "Caption, seed, size and settings of a story that was begun before"
-        self.caption, self.timeline.seed, self.size = about.pop("caption"), about.pop("seed"), about.pop("size")
+        self.caption, self.size = about.pop("caption"), about.pop("size")
+        self.timeline.reseed(about.pop("seed"))
         self.settings = Settings(**about)
 
     def _take_waiting(self, whole_story:bool)->list: # Of problems
@@ -899,7 +926,7 @@ class StoryKeeper(DirectorState):
 
     def _autosave(self):
         "After every change, if there is a folder; but never over what somebody else has saved there"
-        with self.lock: since, self.timeline.dirty = self.timeline.dirty, 0.
+        with self.lock: since = self.timeline.take_dirty()
         if not self.folder: return
         try:
             with self.saving:                        # nobody of this director is in the middle of saving
@@ -915,7 +942,7 @@ class StoryKeeper(DirectorState):
     def _not_saved(self, e:Exception, since:float):
         "It is tried again, and when this director is closed"
         with self.lock:
-            self.timeline.dirty = since
+            self.timeline.not_saved(since)
             self.try_at = math.inf if self.closed else time.monotonic() + RETRY
             text = f"could not save to {named(self.folder)}: {e if isinstance(e, InputError) else shown(e, 160)}"
             if text != self.unsaved: self.timeline.events.append(("error", text))
@@ -945,7 +972,7 @@ class StoryKeeper(DirectorState):
             try: self._note()
             except Exception:
                 with self.lock:                              # saving tries again, and says what is wrong
-                    self.timeline.dirty = self.timeline.dirty or time.monotonic()
+                    self.timeline.touch()
                     self._wake()
 
     def _move(self):
@@ -992,19 +1019,18 @@ class ShotFilmer(StoryKeeper):
         except Exception: pass                          # filming will meet it again, and say so
         self.prepared = history, settings
 
-    def _too_late(self):
-        "A prompt for the inside of a shot came while its last chunk was made"
+    def _refuse_switch(self):
+        "Did a prompt for the inside of the shot come while its last chunk was made?"
         with self.lock:
-            prompt, self.stream.switching = self.stream.switching.prompt, None
-            self.timeline.events.append(("error",
-                                         f"the shot's last chunk was made already: {shown(prompt)} was not filmed; "
-                                                  f"ask for it with next_shot"))
+            if (late := self.stream.take_switch()) is None: return
+            self.timeline.events.append(("error", f"the shot's last chunk was made already: {shown(late.prompt)} was "
+                                                  f"not filmed; ask for it with next_shot"))
 
     def _film_latent(self):
         "One latent of the running shot, or the first one of the next"
         with self.lock:
             shot, history = self.timeline.start()
-            if history is not None: self.stream.switching = None     # what was meant for another shot
+            if history is not None: self.stream.take_switch()        # what was meant for another shot
         if shot is None: return
         start = time.perf_counter()
         try:
@@ -1013,7 +1039,7 @@ class ShotFilmer(StoryKeeper):
                 self.stream.begin(shot)
             frames = next(shot)
             if frames.latent+1 == shot.request.latents: next(shot, None)      # the last context frames of the shot
-            if frames.latent+1 == shot.wanted and self.stream.switching is not None: self._too_late()
+            if frames.latent+1 == shot.wanted: self._refuse_switch()
             self.took.append((time.perf_counter() - start, len(frames.video)))
         except Exception as e:
             self.prepared = None
@@ -1167,10 +1193,10 @@ class Director(Worker):
         prompt:str,              # What happens
         when:str="end",          # "end": after all that wait; "now": cut to it, and forget what waits
         latents:int=9,           # Length; 1 + 4(latents-1) frames
-        seed:int|None=None,      # 1000*(the story's seed) + number of the shot, if there is none
+        seed:int|None=None,      # `shot_seed` of the story's seed and the shot's number, if there is none
         image=None,              # The shot's first frame: a picture as `as_frame` takes it
     ):
-        "Ask for a shot"
+        "Ask for a shot. `InputError` for a prompt that cannot be filmed"
         choice("when", when, ("end", "now"), "switch_prompt() changes the prompt inside the running shot")
         request = ShotRequest(prompt, latents, seed, caption=self.caption, settings=self.settings,
                               image=None if image is None else as_frame(image, self.size))
@@ -1181,7 +1207,8 @@ class Director(Worker):
         prompt:str,        # What happens from the next chunk on
         recache:bool=True, # Read the shot's frames so far again, under the new caption?
     ):
-        "Another prompt inside the running shot, without a cut; it begins behind the frames that are made already"
+        """Another prompt inside the running shot, without a cut; it begins behind the frames that are made already.
+        `InputError` if no shot is being made"""
         with self.lock:
             running = self._open().running
             if not running or running[-1].whole:
@@ -1189,7 +1216,7 @@ class Director(Worker):
             shot = running[-1]
             switch = shot.plan_switch(prompt, recache)
             self.pipe.check(shot.request.caption, prompt)
-            self.stream.switching = switch
+            self.stream.hold_switch(switch)
             self._wake()
 
     def change(self, **settings):
@@ -1211,7 +1238,7 @@ class Director(Worker):
         prompt:str|None=None, seed:int|None=None, latents:int|None=None, # What shall be different
     ):
         """Film shot i again, from the same past, and then all that came after it; a cut shot keeps its length
-        unless `latents` is given"""
+        unless `latents` is given. `InputError` if there is no such shot, or it cannot be filmed so"""
         with self._changing() as timeline:
             plan = timeline.plan()
             if not 0 <= whole("i", i, -math.inf) < len(plan):
@@ -1238,7 +1265,7 @@ class Director(Worker):
         with self._changing() as timeline: return timeline.redo()
 
     def watch(self, timeout:float|None=None)->Frames|None: # `None` if time is up or nothing will come
-        "The next frames to show; only with `paced=True`"
+        "The next frames to show; only with `paced=True` (`RuntimeError` otherwise)"
         if not self.paced:
             raise RuntimeError("watch() needs Director(..., paced=True); otherwise use on(\"frames\", function)")
         with self.lock:
@@ -1250,7 +1277,8 @@ class Director(Worker):
         """Call a function from the worker's thread.
 
         It gets new `Frames` ("frames"), the number of a finished shot ("shot"), an error's text ("error"),
-        or nothing, when all is filmed ("idle"), or saved to the folder ("saved")."""
+        or nothing, when all is filmed ("idle"), or saved to the folder ("saved"). `InputError` for another kind, and
+        for what cannot be called"""
         choice("kind", kind, KINDS)
         if not callable(function): raise InputError(f"on: a function, got {shown(function)}")
         with self.lock: self.listeners[kind].append(function)
@@ -1258,7 +1286,7 @@ class Director(Worker):
     def _is_done(self)->bool: return self.closed or self.idle and self.noted >= self.changes
 
     def wait(self, timeout:float|None=None)->bool: # Is it idle?
-        "Until everything is filmed, told and saved"
+        "Until everything is filmed, told and saved. `RuntimeError` in the worker itself, which would wait forever"
         if threading.current_thread() is self.worker:
             raise RuntimeError("the worker cannot wait for itself: do not call wait() from a function given to on()")
         with self.lock: return self.lock.wait_for(self._is_done, timeout)
@@ -1290,7 +1318,7 @@ class Director(Worker):
         check_model(pipe, story, folder)
         director = cls(pipe, **about, **kwargs)
         with director.lock:
-            director.timeline.story = story
+            director.timeline.restore(story)
             director._wake()
         return director
 

@@ -33,7 +33,8 @@ def with_student(
     pipe,          # The toy's pipeline
     stage:str,     # See `toy_student`
 )->ShotStreamPipeline:
-    "The same pipeline with the student as it was after a stage of its training"
+    """The same pipeline with the student as it was after a stage of its training. `ValueError` if the pipeline is not
+    the toy's"""
     if not pipe.is_toy:
         raise ValueError(f"no model {stage!r}: only the toy comes with stages of its training; give other pipelines "
                          f"by name, {{'one': ..., 'other': ...}}")
@@ -42,13 +43,13 @@ def with_student(
 
 # %% ../../nbs/backstage/app/study.ipynb #59cca77e
 def choose_pipe(pipes, model=None)->ShotStreamPipeline:
-    "The pipeline that a setting asks for"
+    "The pipeline that a setting asks for. `ValueError` if there is none of that name"
     if not isinstance(pipes, dict): return pipes if model is None else with_student(pipes, model)
     if model not in pipes: raise ValueError(f"there is no model {model!r}; there are {', '.join(map(repr, pipes))}")
     return pipes[model]
 
 def plan(pipes, settings:dict)->dict: # {name: (pipeline, settings without "model")}
-    "Everything that can be wrong is wrong before anything is filmed"
+    "Everything that can be wrong is wrong before anything is filmed. `ValueError` says what"
     if not settings:
         raise ValueError("nothing to compare: settings are a dict like {'φ = 0': dict(phi=0.), 'φ = 1/6': "
                          "dict(phi=1/6)}")
@@ -121,7 +122,7 @@ COLUMNS = ("rater", "item", "question", "label", "system", "chosen")
 def read_answers(
     path, # CSV from `Study.to_csv`
 )->list:  # A dict per row
-    "Answers of one person, checked"
+    "Answers of one person, checked. `FileNotFoundError`, or `ValueError` with file and row for what no study wrote"
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"{path}: no such file; a study writes one after its first answer")
     try: header, *lines = csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True)
@@ -181,7 +182,7 @@ def rates_table(
 def as_film(
     film, # (f, h, w, 3) uint8, a list of such shots, a `Film`, or the path of a video
 )->Tensor: # (f, h, w, 3) uint8
-    "All frames"
+    "All frames. `ValueError` if they are not (f, h, w, 3) uint8"
     if isinstance(film, (str, Path)): film = read_video(film)
     film = getattr(film, "frames", film)
     if isinstance(film, (list, tuple)) and film: film = torch.cat(list(film))
@@ -192,7 +193,8 @@ def as_film(
 
 # %% ../../nbs/backstage/app/study.ipynb #3a1ea2dd
 class Study:
-    "The blind study of §5.2: every item shows one film of each system, under shuffled labels"
+    """The blind study of §5.2: every item shows one film of each system, under shuffled labels. `ValueError` for fewer
+    than 2 or too many systems, films or prompts that are not one per item, and for no questions"""
     def __init__(self,
         films:dict,               # {system: list of films, one per item}; see `as_film`
         questions:dict=QUESTIONS, # {name: text}
@@ -222,7 +224,7 @@ class Study:
 
     @classmethod
     def from_csv(cls, path, films:dict, **kwargs)->"Study": # `kwargs`: see `Study`
-        "Go on with a study that was begun"
+        "Go on with a study that was begun. `FileNotFoundError` if there is none"
         if not Path(path).exists(): raise FileNotFoundError(f"{path}: no study was begun there")
         return cls(films, path=path, **kwargs)
 
@@ -237,7 +239,7 @@ class Study:
         write_text(path, text.getvalue())
 
     def checked(self, rows, path):
-        "Rows of this very study"
+        "Rows of this very study. `ValueError` if they are another's"
         wanted = sorted((self.rater, i, q, label,
                          s) for i in {r["item"] for r in rows} & {*self.key} for q in self.questions for label,
                          s in self.key[i].items())
@@ -270,7 +272,8 @@ class Study:
         item:int,
         choices:dict, # {question: labels}, no label if none is good
     ):
-        "Keep the answers to one item, and save them; a second answer replaces the first"
+        """Keep the answers to one item, and save them; a second answer replaces the first. `ValueError` for an unknown
+        item or label, and for a question that is left out"""
         if item not in self.key:
             raise ValueError(f"there are {self.items} items, counted from 0; there is no item {item!r}")
         if set(choices) != set(self.questions): raise ValueError(f"answer all questions: {', '.join(self.questions)}")
@@ -402,6 +405,7 @@ class ABPanel(Panel):
         self.clips.play()
 
     def follow(self, name, frames, shots):
+        "Say how far it is. `InterruptedError` once it was stopped"
         if self.stopping.is_set(): raise InterruptedError("stopped")
         if frames.latent == 0: self.say(f"filming {name}: shot {frames.shot + 1} of {shots}")
 
@@ -460,7 +464,7 @@ class StudyPanel(Panel):
         self.clips.play()
 
     def next_item(self):
-        "Keep the answers and go on"
+        "Keep the answers and go on. `ValueError` while clips still come, or a question is open"
         if self.worker.is_alive(): raise ValueError("the clips are still coming")
         open_ = [q for q, row in self.toggles.items() if not any(t.value for t in row)]
         if open_: raise ValueError(f"{', '.join(open_)}: choose one clip, several, or none")

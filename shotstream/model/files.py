@@ -130,7 +130,8 @@ def check_target(
     name:str="",      # Of the option that says so
     ends=(),          # Allowed endings; none: any
 )->Path:
-    "Can this file be written? Asked before the work, not after it; nothing is made"
+    """Can this file be written? Asked before the work, not after it; nothing is made. `WriteError` if not, `InputError`
+    for another ending"""
     path, said = Path(path), f"{name}: " if name else ""
     where = named(path)
     if ends and path.suffix.lower() not in ends:
@@ -186,7 +187,7 @@ def write_whole(
 
 # %% ../../nbs/backstage/model/files.ipynb #8f9a9b88
 def write_text(path, text:str):
-    "A text in UTF-8, whole or not at all"
+    "A text in UTF-8, whole or not at all. `InputError` for half characters"
     try: data = text.encode("utf-8")
     except UnicodeEncodeError as e:
         raise InputError(f"{named(path)}: not written: {shown(text[max(0, e.start-20):e.end+20])} holds half a "
@@ -194,7 +195,7 @@ def write_text(path, text:str):
     write_whole(path, lambda part: part.write_bytes(data))
 
 def write_json(path, data, indent:int|None=1):
-    "JSON in UTF-8, whole or not at all; numbers that JSON does not have are refused"
+    "JSON in UTF-8, whole or not at all; numbers that JSON does not have are refused (`InputError`)"
     try: text = json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as e:
         raise InputError(f"{named(path)}: not written: {shown(str(e), 160)}") from None

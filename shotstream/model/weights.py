@@ -44,7 +44,8 @@ def read_json(
 def shards_of(
     index:Path, # `*.safetensors.index.json`
 )->list[Path]:  # In the same folder
-    "The files that an index names"
+    """The files that an index names. `InputError` if it names none, or some outside of the folder; `MissingFile` if
+    they are not there"""
     files = read_json(index, "an index of weights").get("weight_map")
     if not isinstance(files, dict) or not files or not all(isinstance(f, str) for f in files.values()):
         raise InputError(f"{named(index)}: no weight_map {{tensor: file}} in it; {REMEDY}")
@@ -73,7 +74,7 @@ FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 def read_header(
     file:Path, # .safetensors
 )->dict:       # {name: (shape, number type)}
-    "What a file of weights holds, by its header"
+    "What a file of weights holds, by its header. `InputError`: damaged, or only a pointer to the weights"
     with open(file, "rb") as f:
         if f.read(30).startswith(b"version https://git-lfs"):
             raise InputError(f"{named(file)} is only a pointer to the weights: run `git lfs pull` in "
@@ -166,7 +167,7 @@ def as_dtype(
     dtype,         # A `torch.dtype`, or its name
     name="dtype",  # Of the argument
 )->torch.dtype:
-    "A number type that networks compute in"
+    "A number type that networks compute in, or an `InputError`"
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if found in TYPES: return found
     raise InputError(f"{name}: one of {', '.join(map(str, TYPES))}, got {shown(dtype)}")
@@ -325,7 +326,7 @@ class StrictLoading:
 
     @classmethod
     def from_single_file(cls, *args, **kwargs):
-        "Refuses: diffusers guesses a config, and fetches it from the hub"
+        "Refuses: diffusers guesses a config, and fetches it from the hub (`NotImplementedError`)"
         raise NotImplementedError("single files are read by load_shotstream(path), which needs no hub; this class "
                                   "reads folders")
 
@@ -363,7 +364,8 @@ class StrictLoading:
                                        **kwargs)
 
     def set_attention_backend(self, backend:str):
-        "As diffusers'; refuses where there is nothing to set, because diffusers would set it for all other models"
+        """As diffusers'; refuses where there is nothing to set, because diffusers would set it for all other models
+        (`NotImplementedError`)"""
         if not any(hasattr(getattr(m, "processor", None), "_attention_backend") for m in self.modules()):
             raise NotImplementedError(f"a {type(self).__name__} has no attention to choose a backend for")
         with foreign(f"attention backend {shown(backend)}", "choose another", "cannot be used"):

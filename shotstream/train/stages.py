@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'WATCHED', 'LINEARS', 'Models', 'ToySize', 'for_device', 'CaptionLoss', 'TextStage', 'channel_weight',
-           'with_context_time', 'TeacherLoss', 'NextShotLoss', 'muon', 'TeacherStage', 'load_transformer',
-           'load_text_encoder', 'encode_batch', 'validation_examples', 'validate', 'PairSettings', 'generate_ode_pairs',
-           'weights_hash', 'check_marks', 'ode_pairs', 'OdePairs', 'OdeLoss', 'sharpness_and_motion', 'Screening',
-           'OdeStage', 'copy_of', 'TrueHistory', 'OwnHistory', 'own_history', 'exit_step', 'CriticLoss', 'StudentLoss',
-           'add_lora', 'lerp_weights', 'merged', 'SelfForcingStage', 'true_frames', 'DecoderLoss', 'FrameCriticLoss',
-           'RefitStage']
+           'TeacherLoss', 'NextShotLoss', 'muon', 'TeacherStage', 'load_transformer', 'load_text_encoder', 'toy_models',
+           'encode_batch', 'validation_examples', 'validate', 'PairSettings', 'generate_ode_pairs', 'weights_hash',
+           'check_provenance', 'ode_pairs', 'OdePairs', 'OdeLoss', 'sharpness_and_motion', 'Screening', 'OdeStage',
+           'copy_of', 'TrueHistory', 'OwnHistory', 'own_history', 'exit_step', 'CriticLoss', 'StudentLoss', 'add_lora',
+           'lerp_weights', 'merged', 'SelfForcingStage', 'true_frames', 'DecoderLoss', 'FrameCriticLoss', 'RefitStage']
 
 # %% ../../nbs/backstage/train/stages.ipynb #ca044f97
 import copy, hashlib, random
@@ -23,14 +22,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
-from ..toy.vae import ToyVAE, psnr
-from ..model.pixels import to_float, to_uint8
+from ..toy.vae import LATENT_SIDE, ToyVAE, psnr
+from ..model.pixels import decode_frames, to_float
 from ..model.frame_table import FrameTable, first_shot_table, next_shot_table, stack_stories
 from ..toy.latents import (
     BUDGET, Batch, LatentDataset, collate, encode_ids, encode_story, needed_singles, next_shot_example)
 from ..toy.probe import CaptionProbe, ProbeLoss, caption_batch, token_grid
+from ..model.checkpoints import merge_lora
 from ..model.flow import add_noise, bell_weight, to_x0
-from ..toy.classifier import errors, truth
+from ..toy.classifier import AttributeClassifier, errors, truth
 from .ode import ode_loss, trajectory
 from .optim import MuonAdamW
 from .refit import FrameCritic, Refit, make_wrong_latents, mix_latents
@@ -41,9 +41,9 @@ from ..model.files import InputError, foreign, write_tensors
 from ..generate.student import student_sigmas, student_steps
 from ..generate.teacher import (
     TOY_TRAINING, TrainingOptions, cfg_dropout, teacher_loss, teacher_velocity, drop_history)
-from ..toy.networks import toy_transformer
+from ..toy.networks import ASSETS, toy_transformer
 from ..model.text import compose_prompt
-from ..toy.vocabulary import encode_captions
+from ..toy.vocabulary import encode_captions, toy_tokenizer
 from ..toy.networks import toy_text_encoder
 from .loop import Draw, Machine, Player, Stage, WorkClock, seed_of
 from ..model.transformer import ShotTransformer
@@ -125,14 +125,6 @@ def channel_weight(vae)->Tensor: # (z, 1, 1), mean 1
     w = vae.latents_std.float().sqrt()
     return (w/w.mean())[:, None, None]
 
-def with_context_time(
-    table:FrameTable,
-    sigma:Tensor,            # (b,) noise levels of the target
-    options:TrainingOptions, # `sampling.context_time` is used
-)->FrameTable:
-    "Context frames at the target's noise level, if the scores see them so (published), else at their own"
-    return table.at(sigma, everywhere=True) if options.sampling.same_time else table
-
 class TeacherLoss(nn.Module):
     "Flow matching on batches of a `LatentDataset`: text encoder and transformer learn together"
     def __init__(self,
@@ -173,8 +165,9 @@ class TeacherLoss(nn.Module):
         sigma = self.options.teacher_sigma(n, generator=draw.cpu).to(batch.target.device)
         noise = torch.randn(batch.target.shape, generator=draw.own, device=batch.target.device)
         text = cfg_dropout(text, generator=draw.cpu)
-        error = teacher_loss(self.transformer, batch.context, batch.target, with_context_time(batch.table, sigma,
-                             self.options), text, sigma, noise, self.weight*batch.weight)
+        condition = batch.context, batch.table, text
+        error = teacher_loss(self.transformer, condition, batch.target, sigma, self.options.sampling, noise,
+                             self.weight*batch.weight)
         loss = (error*bell_weight(sigma, self.options.sampling.shift) if self.options.bell else error).mean()
         if batch.probe is None: # several processes wait for the gradients of all parameters, also of those not asked
             return loss + 0.*sum(p.sum() for p in self.probe.parameters()) if self.probe else loss, {}
@@ -226,7 +219,8 @@ class TeacherStage(Stage):
     def begin(self, draw):
         if draw.step and draw.step % self.refresh == 0: self.data.add(self.data.shard_size)
     def report(self):
-        return validate(self.transformer, self.text_encoder, self.models, self.examples, self.name == "teacher")
+        return validate(self.transformer, self.text_encoder, self.models, self.examples, self.name == "teacher",
+                        self.players["teacher"].loss.options)
     def finish(self, folder):
         self.transformer.save_pretrained(folder/"transformer")
         self.text_encoder.save_pretrained(folder/"text_encoder")
@@ -241,6 +235,14 @@ def load_text_encoder(folder):
     "In float32, whatever the file has"
     from shotstream.model.weights import load_text_encoder as strictly
     return strictly(folder, torch.float32)
+
+def toy_models(
+    text_encoder, # Folder of one
+)->Models:
+    "The codec and the classifier that ship, with a text encoder; nothing is frozen yet"
+    vae = ToyVAE.from_pretrained(ASSETS/"toy"/"vae").float()
+    classifier = AttributeClassifier.from_pretrained(ASSETS/"classifier").float()
+    return Models(vae, load_text_encoder(text_encoder), toy_tokenizer(), classifier=classifier)
 
 # %% ../../nbs/backstage/train/stages.ipynb #e0f77f42
 def encode_batch(
@@ -269,23 +271,30 @@ def validation_examples(models:Models, n:int)->tuple: # (context, target, table,
     return models.examples[n]
 
 @torch.no_grad()
-def validate(transformer, text_encoder, models:Models, examples, past:bool)->dict:
+def validate(
+    transformer, text_encoder, models:Models,
+    examples,  # From `validation_examples`
+    past:bool, # Has it learned to look back?
+    options:TrainingOptions=TOY_TRAINING, # `sampling` is used
+)->dict:       # {name: dB or loss}
     """PSNR of one-step predictions at two noise levels; with `past` also the loss with own, without and with another
     story's context"""
+    sampling = options.sampling
     context, x0, table, prompts = examples
     text = encode_captions(prompts, models.tokenizer, text_encoder)
     noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0)).to(x0)
     clean = models.vae.decode(x0.transpose(1, 2)).sample
     def decibels(sigma):
-        at, xt = table.at(sigma), add_noise(x0, noise, sigma)
-        if past: v = teacher_velocity(transformer, context, xt, at, text)
-        else:    v = teacher_velocity(transformer, context[:, :0], xt, at[slice(BUDGET, None)], text)
+        at, xt = table.at(sigma, everywhere=sampling.same_time), add_noise(x0, noise, sigma)
+        if past: v = teacher_velocity(transformer, context, xt, at, text, sampling.phi)
+        else:    v = teacher_velocity(transformer, context[:, :0], xt, at[slice(BUDGET, None)], text, sampling.phi)
         return round(psnr(models.vae.decode(to_x0(xt, v, sigma).transpose(1, 2)).sample, clean).item(), 2)
     out = {f"psnr_{s}": decibels(s) for s in (.9, .5)}
     if not past: return out
     sigma = torch.linspace(.1, .95, len(x0), device=x0.device)
     def loss(context, table):
-        return round(teacher_loss(transformer, context, x0, table, text, sigma, noise).mean().item(), 4)
+        error = teacher_loss(transformer, (context, table, text), x0, sigma, sampling, noise)
+        return round(error.mean().item(), 4)
     return out | dict(own_history=loss(context, table), no_history=loss(*drop_history(context, table)),
                       other_history=loss(context.roll(1, 0), table))
 
@@ -309,18 +318,18 @@ def generate_ode_pairs(
     folder, clock, i = Path(folder), WorkClock(), settings.rank
     batch, seed, options = settings.batch, settings.seed, settings.options
     folder.mkdir(parents=True, exist_ok=True)
-    marks = dict(data.marks, teacher=weights_hash(models.teacher), text=weights_hash(models.text_encoder),
-                 seed=str(seed), steps=str(options.pair_steps), guidance=str(options.pair_guidance),
-                 sampling=str(options.sampling))
+    provenance = dict(data.provenance, teacher=weights_hash(models.teacher), text=weights_hash(models.text_encoder),
+                      seed=str(seed), steps=str(options.pair_steps), guidance=str(options.pair_guidance),
+                      sampling=str(options.sampling))
     sampling = replace(options.sampling, steps=options.pair_steps)
     bar = tqdm(total=pairs or round(60*minutes), unit="pair" if pairs else "s", desc="ODE pairs",
                disable=not settings.progress)
     while (i*batch < pairs) if pairs else (clock.tick() < 60*minutes):
         path = folder/f"{i:05d}.safetensors"
-        if path.exists(): check_marks(path, marks)
+        if path.exists(): check_provenance(path, provenance)
         else:
             write_tensors(path, ode_pairs(models, data, machine, batch, seed_of(seed, "pairs", i), sampling, options),
-                          marks)
+                          provenance)
         i += machine.processes
         bar.update(batch*machine.processes if pairs else round(clock.spent) - bar.n)
     return len(list(folder.glob("*.safetensors")))*batch
@@ -333,12 +342,12 @@ def weights_hash(model)->str: # 12 hexadecimal digits
                       + w.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:12]
 
-def check_marks(path:Path, marks:dict):
-    "Pairs that are there already must be what would be made now; the first ones do not say"
+def check_provenance(path:Path, provenance:dict):
+    "Pairs that are there already must be what would be made now; the first ones do not say (`InputError`)"
     with foreign(path, "delete it, it will be made again"), safe_open(path, "pt") as f: found = f.metadata() or {}
-    if wrong := {k: found[k] for k in marks if k in found and found[k] != marks[k]}:
-        raise InputError(f"made with {wrong}, not {({k: marks[k] for k in wrong})}: delete this folder, or use another",
-                         path)
+    if wrong := {k: found[k] for k in provenance if k in found and found[k] != provenance[k]}:
+        raise InputError(f"made with {wrong}, not {({k: provenance[k] for k in wrong})}: delete this folder, or use "
+                         f"another", path)
 
 def ode_pairs(models, data, machine, n, seed, sampling, options)->dict: # Of tensors
     "One batch of trajectories"
@@ -355,7 +364,7 @@ def ode_pairs(models, data, machine, n, seed, sampling, options)->dict: # Of ten
                 **rows)
 
 class OdePairs:
-    "The files of `generate_ode_pairs`, in memory"
+    "The files of `generate_ode_pairs`, in memory. `InputError` if there are none, or one is damaged"
     def __init__(self, folder, device="cpu"):
         self.batches = []
         for p in sorted(Path(folder).glob("*.safetensors")):
@@ -371,8 +380,8 @@ class OdePairs:
         b = {k: v[first:first+n] for k, v in batch.items()}
         table = FrameTable(**{k[6:]: v for k, v in b.items() if k.startswith("table.")})
         text = cfg_dropout(b["text"].float(), generator=draw.cpu)
-        return ode_loss(student, b["context"].float(), b["states"].float(), table, text,
-                        student_sigmas(options.sampling.shift, options.sampling.steps), draw.cpu).mean()
+        condition = b["context"].float(), table, text
+        return ode_loss(student, condition, b["states"].float(), options.sampling, draw.cpu).mean()
 
 class OdeLoss(nn.Module):
     "Regression alone (§5.1, §9)"
@@ -397,13 +406,13 @@ class Screening:
         self.stories = [draw_story(seed, n_shots=3, frames=33, held_out=True) for seed in range(n)]
         with torch.no_grad():
             self.text = encode_captions(prompts, models.tokenizer, models.text_encoder)
-            self.real = sharpness_and_motion(self.decode(x0))
-    def decode(self, z): return to_uint8(self.models.vae.decode(z.transpose(1, 2)).sample)
+            self.real = sharpness_and_motion(decode_frames(models.vae, x0))
     @torch.no_grad()
     def __call__(self, student, path:Path)->dict:
         "Film, keep a picture, measure"
-        video = self.decode(rollout(student, self.context, self.table, self.text, self.options.sampling,
-                                    torch.Generator().manual_seed(0)))
+        film = rollout(student, self.context, self.table, self.text, self.options.sampling,
+                       torch.Generator().manual_seed(0))
+        video = decode_frames(self.models.vae, film)
         write_picture(path, contact_sheet(list(video[:8].cpu())))
         out = {k: round(v/self.real[k], 3) for k, v in sharpness_and_motion(video).items()}
         if self.models.classifier is None: return out
@@ -457,9 +466,8 @@ class OwnHistory:
         self.state = dict(done=[], text=text, frames=draw.shared.choice((5, 9, 9, 13)))
     def condition(self, draw):
         s = self.state
-        blank = torch.zeros(1, self.models.vae.config.z_dim, *s["done"][0].shape[-2:] if s["done"] else (8, 8),
-                            device=self.device)
-        context, table = own_history(self.models.vae, s["done"], s["frames"], self.n, blank, self.options)
+        context, table = own_history(self.models.vae, s["done"], s["frames"], self.n,
+                                     self.options.sampling.context_pixels)
         return context, table.to(self.device), s["text"]
     @torch.no_grad()
     def filmed(self, student):
@@ -473,13 +481,14 @@ class OwnHistory:
 def own_history(
     vae, shots,      # Latents of the shots filmed so far, (b, f, z, h, w) each; maybe none
     frames:int,      # Latents of the next shot
-    b:int, like,     # Stories; a tensor (.., z, h, w) for shape
-    options:TrainingOptions=TOY_TRAINING,
+    b:int,           # Stories
+    pixels:str="uint8", rule:str="published", # See `own_context`
 )->tuple:            # (context, table) of the next shot; captions are numbered by shot
     "The next shot's context: zeros under its own caption for the first shot, the student's own frames after that"
     k = len(shots)
-    if not k: return like.new_zeros(b, BUDGET, *like.shape[-3:]), stack_stories(*[first_shot_table(frames)]*b)
-    context, picked = own_context(vae, shots, pixels=options.sampling.context_pixels)
+    nothing = b, BUDGET, vae.config.z_dim, LATENT_SIDE, LATENT_SIDE
+    if not k: return torch.zeros(nothing, device=vae.device), stack_stories(*[first_shot_table(frames)]*b)
+    context, picked = own_context(vae, shots, BUDGET, rule, pixels)
     return context, stack_stories(*[next_shot_table(picked, frames, k)]*b)
 
 # %% ../../nbs/backstage/train/stages.ipynb #e927ce68
@@ -498,10 +507,8 @@ class CriticLoss(nn.Module):
         with torch.no_grad():
             film = rollout(*self.fixed, *condition, self.options.sampling,
                            exit_step=exit_step(draw, self.options)).float()
-        context, table, text = condition
         sigma = self.options.score_sigma(len(film), generator=draw.cpu).to(film.device)
-        table = with_context_time(table, sigma, self.options)
-        return teacher_loss(self.critic, context, film, table, text, sigma).mean(), {}
+        return teacher_loss(self.critic, condition, film, sigma, self.options.sampling).mean(), {}
 
 class StudentLoss(nn.Module):
     "Distribution matching on the student's own films, and a regression on the teacher's paths that keeps their variety"
@@ -539,12 +546,9 @@ def lerp_weights(
 def merged(model)->dict: # A plain state dict
     "Weights with any LoRA added to them"
     weights = model.state_dict()
-    plain = {k.replace(".base_layer", ""): v.clone() for k, v in weights.items() if "lora_" not in k}
-    for k in weights:
-        # alpha = rank: scale 1
-        if "lora_A" in k:
-            plain[k.split(".lora_A")[0] + ".weight"] += weights[k.replace("lora_A", "lora_B")] @ weights[k]
-    return plain
+    plain = {k.replace(".base_layer", ""): v for k, v in weights.items() if "lora_" not in k}
+    # peft names its adapters; `add_lora` has alpha = rank: scale 1
+    return merge_lora(plain, {k.replace(".default.", "."): v for k, v in weights.items() if "lora_" in k})
 
 # %% ../../nbs/backstage/train/stages.ipynb #34707a9b
 class SelfForcingStage(Stage):
@@ -600,15 +604,17 @@ def true_frames(data:LatentDataset, batch:Batch)->Tensor: # (b, 3, 4f-3, h, w) i
 
 class DecoderLoss(nn.Module):
     "Wrong latents, true frames: pixels, edges, the classifier's features, and a critic's verdict"
-    def __init__(self, refit:Refit, models:Models, data:LatentDataset, films:int):
+    def __init__(self, refit:Refit, models:Models, data:LatentDataset, films:int,
+                 options:TrainingOptions=TOY_TRAINING):
         super().__init__()
-        self.vae, self.fixed, self.data, self.films = refit.vae, (refit, models), data, films
+        self.vae, self.fixed, self.data, self.films, self.options = refit.vae, (refit, models), data, films, options
     def forward(self, draw):
         refit, models = self.fixed
         batch = self.data.batch(draw.cpu, self.films, 5)
         video = true_frames(self.data, batch)
         with torch.no_grad(): text = encode_batch(models.text_encoder, batch)
-        wrong = make_wrong_latents(models.teacher, batch.context, batch.target, batch.table, text, draw.cpu)
+        condition = batch.context, batch.table, text
+        wrong = make_wrong_latents(models.teacher, condition, batch.target, self.options.sampling, draw.cpu)
         loss, parts, output = refit.decoder_loss(mix_latents(batch.target, wrong, draw.cpu), video)
         self.made = video, output
         return loss, parts
@@ -625,9 +631,10 @@ class FrameCriticLoss(nn.Module):
 class RefitStage(Stage):
     "A decoder that forgives the teacher's errors; the encoder stays, so all latents stay what they are"
     name = "refit"
-    def __init__(self, models:Models, data:LatentDataset, machine:Machine, films:int=4, lr:float=3e-4):
+    def __init__(self, models:Models, data:LatentDataset, machine:Machine, films:int=4, lr:float=3e-4,
+                 options:TrainingOptions=TOY_TRAINING):
         refit = Refit(copy.deepcopy(models.vae), models.classifier, FrameCritic()).to(machine.device)
-        self.vae, decoder = refit.vae, DecoderLoss(refit, models, data, films)
+        self.vae, self.options, decoder = refit.vae, options, DecoderLoss(refit, models, data, films, options)
         self.examples = models, validation_examples(models, WATCHED)
         self.clean = models.vae.decode(self.examples[1][1].transpose(1, 2)).sample
         optimizers = [torch.optim.AdamW(m.parameters(), lr, betas=(.5, .99), weight_decay=0.)
@@ -637,7 +644,8 @@ class RefitStage(Stage):
     def report(self):
         models, (context, x0, table, prompts) = self.examples
         text = encode_captions(prompts, models.tokenizer, models.text_encoder)
-        wrong = make_wrong_latents(models.teacher, context, x0, table, text, torch.Generator().manual_seed(0))
+        wrong = make_wrong_latents(models.teacher, (context, table, text), x0, self.options.sampling,
+                                   torch.Generator().manual_seed(0))
         def decibels(z): return round(psnr(self.vae.decode(z.transpose(1, 2)).sample, self.clean).item(), 2)
         # Against what the old decoder made of clean ones
         return dict(psnr_wrong=decibels(wrong), psnr_clean=decibels(x0))

@@ -95,14 +95,14 @@ def test_lora_can_be_taken_away(small):
 
 def test_own_past_of_a_first_shot(pipe):
     "Zeros of shot 0 under the new shot's own caption, which is caption 0"
-    context, table = own_history(pipe.vae, [], 5, 2, torch.zeros(32, 8, 8))
+    context, table = own_history(pipe.vae, [], 5, 2)
     assert context.shape == (2, 6, 32, 8, 8) and not context.any()
     assert table.caption.unique().tolist() == [0] and table.shot[0].tolist() == [0]*6 + [1]*5
 
 
 def test_own_past_of_later_shots(pipe):
     shots = [torch.randn(2, 3, 32, 8, 8) for _ in range(2)]
-    context, table = own_history(pipe.vae, shots, 4, 2, shots[0])
+    context, table = own_history(pipe.vae, shots, 4, 2)
     assert context.shape == (2, 6, 32, 8, 8) and table.shot[0].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 2]
     assert torch.equal(table.caption, table.shot)
 
@@ -115,8 +115,8 @@ def test_ode_loss_sees_no_future(small):
     v = small(x, None, text, table=table.at(.5), attention_mask=causal_mask(table, table)).sample
     v[:, :, 6:9].sum().backward()
     assert x.grad[:, :, 9:].abs().max() == 0 and x.grad[:, :, :9].abs().max() > 0
-    losses = [ode_loss(small, context, states, table, text, student_sigmas(SAMPLING.shift),
-                       torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    losses = [ode_loss(small, (context, table, text), states, SAMPLING, torch.Generator().manual_seed(s))
+              for s in (0, 0, 1)]
     assert torch.equal(losses[0], losses[1]) and not torch.equal(losses[0], losses[2])
 
 
@@ -135,7 +135,7 @@ def test_training_made_films_sharp(pipe):
     """First shots: four denoising steps of the trained student are clearly sharper than those of the teacher's weights
     in its place"""
     text = torch.stack([pipe.caption_features(CAPTION, p) for p in PROMPTS])
-    context, table = own_history(pipe.vae, [], 9, 3, torch.zeros(32, 8, 8))
+    context, table = own_history(pipe.vae, [], 9, 3)
     def sharpness(m):
         x0 = rollout(m, context, table, text, SAMPLING, torch.Generator().manual_seed(0))
         return sharpness_and_motion(to_uint8(pipe.vae.decode(x0.transpose(1, 2)).sample))["sharp"]

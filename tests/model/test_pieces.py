@@ -12,7 +12,9 @@ from shotstream.model.frame_table import (
     FrameTable, concat_frames, next_shot_table, bidirectional_mask, causal_mask, single_shot_table, stack_stories)
 from shotstream.model.flow import (
     add_noise, draw_sigma, euler, guided, schedule, shift_sigma, to_noise, to_x0, velocity)
+from shotstream.model.pixels import decode_frames
 from shotstream.model.rope import rope_similarity, rope_freqs, rotate, split_axes, temporal_angles, video_angles
+from shotstream.toy.vae import ToyVAE
 
 
 def close(a, b, tolerance=1e-6):
@@ -280,3 +282,16 @@ def test_tables_cut_and_join():
     (lambda: replace(single_shot_table(1, 3), shot=torch.zeros(1, 2)), r"'shot': \(1, 2\)")])
 def test_table_says_what_is_wrong(make, message):
     with pytest.raises(ValueError, match=message): make()
+
+
+# Pixels
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_whole_shots_become_bytes(dtype):
+    "Frames in front, colours behind, clamped and rounded; whatever number type the codec has, and without a graph"
+    torch.manual_seed(0)
+    vae, z = ToyVAE(z_dim=4, dims=(8, 8, 8)).to(dtype), 99*torch.randn(2, 3, 4, 2, 2)
+    frames, video = decode_frames(vae, z), vae.decode(z.to(dtype).permute(0, 2, 1, 3, 4)).sample
+    assert frames.shape == (2, 9, 16, 16, 3) and frames.dtype == torch.uint8 and video.requires_grad
+    expected = ((video.detach().clamp(-1, 1) + 1)*127.5).round().permute(0, 2, 3, 4, 1)
+    assert torch.equal(frames, expected.to(torch.uint8)) and 0 < (frames == 255).float().mean() < .9
