@@ -8,7 +8,8 @@ __all__ = ['SHOTS', 'INDEX', 'SINGLE', 'SHOT_FILE', 'BACKUP', 'WAITING', 'MOST_W
            'picture_of', 'save_story', 'reading', 'as_shot', 'read_shot', 'read_index', 'check_about', 'find_branches',
            'read_single', 'has_story', 'read_story', 'load_story', 'WaitingShots', 'is_made', 'as_row', 'as_request',
            'save_waiting', 'read_waiting', 'subtitles', 'as_python', 'export_shots', 'FolderMark', 'close_at_exit',
-           'check_folder', 'check_model', 'DirectorState', 'StoryKeeper', 'ShotFilmer', 'Worker', 'Director']
+           'serve', 'check_folder', 'made_by', 'some_weights', 'check_model', 'DirectorState', 'StoryKeeper',
+           'ShotFilmer', 'Worker', 'Director']
 
 # %% ../../nbs/20_director.ipynb #730628ed
 import atexit
@@ -30,6 +31,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 import psutil
 from typing import Literal
@@ -38,7 +40,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
-from ..model.checks import MAX_SIDE, check_seed, check_size, choice, whole
+from ..model.checks import MAX_SIDE, check_seed, check_size, choice, number, whole
 from ..model.files import InputError, MissingFile, WriteError, check_target, foreign, named, read_text, shown
 from ..model.files import write_json, write_text, write_whole
 from ..data.script import FPS, Script, ShotPrompt, contact_sheet, save_script, write_video
@@ -223,8 +225,8 @@ class Timeline(ShotPlan):
 
     def plan(self)->list: # Of `ShotRequest`
         "Everything that is finished, runs or waits, as requests"
-        def live(r): # with the prompts that it was switched to meanwhile
-            switches = {s.latent: s for s in (*r.request.switches, *r.switches)}
+        def live(r): # with the prompts that it was switched to meanwhile, or soon will be
+            switches = {s.latent: s for s in (*r.request.switches, *r.switches, r.coming) if s}
             return replace(r.request, switches=tuple(switches.values()))
         return [*(s.request() for s in self.shots), *map(live, self.running), *self.queue]
 
@@ -342,15 +344,17 @@ def save_story(
     folder:Path,
     story:StoryState, # Every shot with its `context`
     caption:str, seed:int, size:tuple, settings:Settings, # Of the director
+    parts:dict|None=None, # Which networks made it: see `made_by`
 )->dict:              # Name of branch -> names of the files of its shots
     "`shots/`, a file for each; `director.json`, all that is needed to go on; and `story.json`, for people"
     folder = Path(folder)
     branches = save_shots(folder, story)
-    about = dict(caption=caption, seed=seed, size=list(size), settings=asdict(settings), name=story.name,
-                 branches=branches)
-    write_json(folder/INDEX, dict(about, checksum=checksum(json.dumps(about, sort_keys=True).encode())))
     shots = tuple(ShotPrompt(t.prompt, len(t.video), picture_of(folder, t)) for t in story.shots)
     save_script(Script(caption, shots, "", seed), folder/"story.json")
+    about = dict(caption=caption, seed=seed, size=list(size), settings=asdict(settings), name=story.name,
+                 branches=branches, parts=parts)
+    # the last one: with it the story is saved
+    write_json(folder/INDEX, dict(about, checksum=checksum(json.dumps(about, sort_keys=True).encode())))
     return branches
 
 # %% ../../nbs/20_director.ipynb #5ed81610
@@ -421,6 +425,7 @@ def check_about(about:dict):
     check_seed(about["seed"])
     if not isinstance(about["caption"], str): raise InputError(f"caption: a text, got {shown(about['caption'])}")
     choice("name", about["name"], list(about["branches"]))
+    for some in (about.get("parts") or {}).values(): [number("parts", x, -math.inf, above=False) for x in some]
 
 def find_branches(shots:dict)->dict: # Name of branch -> names of files
     "The list of shots is lost: put those that are there in order. {name: (shot, name of the one before it)}, by age"
@@ -527,7 +532,9 @@ def as_request(row:dict, size:tuple)->ShotRequest:
 
 def save_waiting(folder:Path, waiting:WaitingShots):
     "`waiting.json`, or none if nothing waits"
-    if not waiting.requests: return (folder/WAITING).unlink(missing_ok=True)
+    if not waiting.requests:
+        with foreign(folder/WAITING, "choose another folder", "cannot be removed"):
+            return (folder/WAITING).unlink(missing_ok=True)
     about = dict(waiting.about, name=waiting.branch, branches=[waiting.branch], first=waiting.first,
                  story=waiting.story, opened=waiting.opened, requests=[as_row(r) for r in waiting.requests])
     write_json(folder/WAITING, dict(about, checksum=checksum(json.dumps(about, sort_keys=True).encode())))
@@ -677,6 +684,11 @@ class FolderMark:
         self.released = True
         self.path.unlink(missing_ok=True)
 
+    def __del__(self):
+        "Whoever held it was forgotten"
+        try: self.release()
+        except (OSError, AttributeError): pass               # it was never made
+
 # %% ../../nbs/20_director.ipynb #9d7332a9
 _open = weakref.WeakSet()
 
@@ -689,6 +701,27 @@ def _close_all():
     for owner in list(_open):
         try: owner.close()
         except Exception as e: print(f"{type(owner).__name__}: {e}", file=sys.stderr)
+
+def serve(
+    ref,      # Weak reference to the owner
+    lock:threading.Condition,
+    choose:Callable, # `choose(owner)`, asked under the lock -> a task, `False`: nothing now, `None`: nothing ever again
+):
+    """What a thread of an object does. While it waits it does not hold its owner: one that nobody can reach any more
+    ends, and with it this thread; unless there is something to save"""
+    owner = ref()
+    while owner is not None:
+        with lock:
+            task = choose(owner)
+            if task is False:
+                if not owner.timeline.dirty: owner = None
+                # now and then without being woken: has another director come, is there room on the disk?
+                lock.wait(.5)
+                owner = ref()
+                continue
+        if task is None: return
+        task()
+        task = None
 
 # %% ../../nbs/20_director.ipynb #8e83e657
 KINDS = ("frames", "shot", "error", "idle", "saved")
@@ -703,12 +736,29 @@ def check_folder(folder)->Path:
         if folder.exists() and not folder.is_dir(): raise InputError("a file: choose another place", folder)
     return folder
 
+def made_by(pipe:ShotComponents)->dict: # {part: a few of its numbers}
+    "Whose results a saved story holds: stills are the codec's, captions the text encoder's"
+    return {name: some_weights(part) for name, part in (("codec", pipe.vae), ("text", pipe.text_encoder))
+            if isinstance(part, torch.nn.Module)}
+
+def some_weights(model:torch.nn.Module, count:int=16)->list:
+    "Enough to tell one network from another, whatever their number type; what only decodes does not count"
+    found = [t for n, t in model.state_dict().items() if t.is_floating_point() and t.numel() and t.device.type != "meta"
+             and not n.startswith(("decoder", "post_quant"))]
+    return [t.flatten()[t.numel()//2].item() for t in found[::max(1, len(found)//count)]]
+
 def check_model(pipe:ShotComponents, story:StoryState, where):
-    "Was this story filmed with a model of this kind?"
-    width = pipe.transformer.config.text_dim
+    "Was this story filmed with a model of this kind, and are its stills and captions of these very networks?"
+    width, said, own = pipe.transformer.config.text_dim, {}, made_by(pipe)
+    if (Path(where)/INDEX).is_file():
+        try: said = read_index(Path(where)/INDEX).get("parts") or {}
+        except InputError: pass                              # said elsewhere
+    other = [n for n in said if n in own and said[n] and own[n] and not (
+        len(said[n]) == len(own[n]) and all(math.isclose(a, b, rel_tol=.02, abs_tol=1e-3)
+                                            for a, b in zip(said[n], own[n])))]
     for shot in (s for shots in story.branches.values() for s in shots):
         still = tuple(pipe.latent_shape(shot.video.shape[1:3]))
-        if shot.text.shape[1] != width or any(tuple(z.shape) != still for z in shot.context.latents.values()):
+        if other or shot.text.shape[1] != width or any(tuple(z.shape) != still for z in shot.context.latents.values()):
             raise InputError("this story was filmed with another model; open it with that one, or choose another "
                              "folder", where)
 
@@ -891,7 +941,8 @@ class StoryKeeper(DirectorState):
             story = self.story
             for shots in story.branches.values():
                 for k, shot in enumerate(shots): self.context_of(k, shot)
-            branches = save_story(Path(folder), story, self.caption, self.seed, self.size, self.settings)
+            branches = save_story(Path(folder), story, self.caption, self.seed, self.size, self.settings,
+                                  made_by(self.pipe))
             if self.folder and Path(folder).resolve() == self.folder.resolve():
                 with self.lock: self.saved, self.kept, self.opened = self._stamp(), story, 0
                 self.written |= {name for names in branches.values() for name in names}
@@ -917,7 +968,8 @@ class StoryKeeper(DirectorState):
         with self.lock:
             self.timeline.dirty = since
             self.try_at = math.inf if self.closed else time.monotonic() + RETRY
-            text = f"could not save to {named(self.folder)}: {e if isinstance(e, InputError) else shown(e, 160)}"
+            reason = str(e) if isinstance(e, InputError) else shown(f"{type(e).__name__}: {e}", 160)
+            text = f"could not save to {named(self.folder)}: {reason}"
             if text != self.unsaved: self.timeline.events.append(("error", text))
             self.unsaved = text
 
@@ -939,14 +991,15 @@ class StoryKeeper(DirectorState):
 
     def _keep_notes(self):
         "A thread of its own: nobody waits for the disk, and a prompt is safe before its first frame is made"
-        while not self.closed:
-            with self.lock: self.lock.wait_for(lambda: self.closed or self.noted < self.changes)
-            if self.closed: break                            # the worker notes what is left
-            try: self._note()
-            except Exception:
-                with self.lock:                              # saving tries again, and says what is wrong
-                    self.timeline.dirty = self.timeline.dirty or time.monotonic()
-                    self._wake()
+        if self.closed: return None                          # the worker notes what is left
+        return self._try_note if self.noted < self.changes else False
+
+    def _try_note(self):
+        try: self._note()
+        except Exception:
+            with self.lock:                                  # saving tries again, and says what is wrong
+                self.timeline.dirty = self.timeline.dirty or time.monotonic()
+                self._wake()
 
     def _move(self):
         "The folder holds another story: keep this one beside it"
@@ -992,28 +1045,27 @@ class ShotFilmer(StoryKeeper):
         except Exception: pass                          # filming will meet it again, and say so
         self.prepared = history, settings
 
-    def _too_late(self):
+    def _too_late(self, shot:RunningShot):
         "A prompt for the inside of a shot came while its last chunk was made"
         with self.lock:
-            prompt, self.stream.switching = self.stream.switching.prompt, None
+            prompt, shot.coming = shot.coming.prompt, None
+            self._changed()
             self.timeline.events.append(("error",
                                          f"the shot's last chunk was made already: {shown(prompt)} was not filmed; "
                                                   f"ask for it with next_shot"))
 
     def _film_latent(self):
         "One latent of the running shot, or the first one of the next"
-        with self.lock:
-            shot, history = self.timeline.start()
-            if history is not None: self.stream.switching = None     # what was meant for another shot
+        with self.lock: shot, history = self.timeline.start()
         if shot is None: return
-        start = time.perf_counter()
+        start, switched = time.perf_counter(), len(shot.switches)
         try:
             if history is not None:
                 self._place(history, shot.request.settings)
                 self.stream.begin(shot)
             frames = next(shot)
             if frames.latent+1 == shot.request.latents: next(shot, None)      # the last context frames of the shot
-            if frames.latent+1 == shot.wanted and self.stream.switching is not None: self._too_late()
+            if frames.latent+1 == shot.wanted and shot.coming is not None: self._too_late(shot)
             self.took.append((time.perf_counter() - start, len(frames.video)))
         except Exception as e:
             self.prepared = None
@@ -1021,15 +1073,20 @@ class ShotFilmer(StoryKeeper):
                 self.timeline.fail(shot, f"the shot {shot.request.prompt!r} is lost: {type(e).__name__}: {e}")
                 self._changed()
             return
-        with self.lock: self.timeline.receive(shot, frames)
+        with self.lock:
+            if len(shot.switches) > switched: self._changed()        # perhaps a chunk later than it was noted
+            self.timeline.receive(shot, frames)
 
 # %% ../../nbs/20_director.ipynb #6a1c0e15
 class Worker(ShotFilmer):
     "The thread that does everything that takes time"
+    ended = False          # has the worker done its last task?
+
     def _start(self):
         "Begin to work"
-        self.worker = threading.Thread(target=self._work, name="director", daemon=True)
-        self.noter = threading.Thread(target=self._keep_notes, name="director's notes", daemon=True)
+        def thread(choose, name):
+            return threading.Thread(target=serve, args=(weakref.ref(self), self.lock, choose), name=name, daemon=True)
+        self.worker, self.noter = thread(Worker._work, "director"), thread(Worker._keep_notes, "director's notes")
         self.worker.start()
         self.noter.start()
 
@@ -1050,20 +1107,27 @@ class Worker(ShotFilmer):
         return False
 
     def _work(self):
-        "Task after task"
-        with torch.no_grad():
-            while True:
-                with self.lock:
-                    # now and then without being woken: has another director come, is there room on the disk?
-                    seconds = .5 if self.mark or self.timeline.dirty else None
-                    self.lock.wait_for(lambda: self._task() is not False, seconds)
-                    task = self._task()
-                if task is None: break
-                if task: task()
-                with self.lock:
-                    saved = not self.timeline.dirty or self.unsaved
-                    if self.idle_reported and not self.timeline.events and saved and not self.idle: self.idle = True
-                    self.lock.notify_all()
+        "Task after task, and an end"
+        task = self._task()
+        if task: return partial(self._do, task)
+        return self._end if task is None and not self.ended else task
+
+    @torch.no_grad()
+    def _do(self, task:Callable):
+        try: task()
+        except BaseException as e:                           # nobody must wait for a thread that is gone
+            with self.lock:
+                self.trouble, self.closed = f"its thread has ended: {type(e).__name__}: {shown(str(e), 160)}", True
+                self.lock.notify_all()
+            if self.mark: self.mark.release()
+            raise
+        with self.lock:
+            saved = not self.timeline.dirty or self.unsaved
+            if self.idle_reported and not self.timeline.events and saved and not self.idle: self.idle = True
+            self.lock.notify_all()
+
+    def _end(self):
+        self.ended = True
         try:
             if self.folder and not self.timeline.dirty: self._last_note()
             self._tidy()
@@ -1106,7 +1170,7 @@ class Worker(ShotFilmer):
             functions = list(self.listeners[kind])
         for function in functions:
             try: function(*what)
-            except Exception as e:
+            except BaseException as e:                       # sys.exit() too: the worker belongs to the director
                 traceback.print_exc()
                 if kind != "error":
                     said = f'a function for "{kind}" failed: {type(e).__name__}: {e}'
@@ -1189,8 +1253,8 @@ class Director(Worker):
             shot = running[-1]
             switch = shot.plan_switch(prompt, recache)
             self.pipe.check(shot.request.caption, prompt)
-            self.stream.switching = switch
-            self._wake()
+            shot.coming = switch
+            self._changed()                                  # noted, so that it outlives this process
 
     def change(self, **settings):
         "Other `Settings` for the shots to come; what waits already, and what is filmed again, keeps its own"

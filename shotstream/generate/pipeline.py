@@ -187,7 +187,7 @@ class LoadedPipeline(ShotComponents, DiffusionPipeline):
         given, config = ({k: kwargs.pop(k) for k in names if k in kwargs} for names in (PARTS, known))
         if unknown := kwargs.keys() - {"use_safetensors", "low_cpu_mem_usage", "disable_mmap"}:
             raise TypeError(
-                f"from_pretrained() does not know {', '.join(sorted(unknown))}; parts are {', '.join(PARTS)}, "
+                f"from_pretrained() does not know {shown(', '.join(sorted(unknown)))}; parts are {', '.join(PARTS)}, "
                 f"options {', '.join(sorted(known))}")
         wanted = [n for n in PARTS if n not in given]
         folder = find_folder(pretrained_model_name_or_path, wanted, revision=revision, cache_dir=cache_dir, token=token,
@@ -209,7 +209,7 @@ class LoadedPipeline(ShotComponents, DiffusionPipeline):
         asked = {k: kwargs.pop(k) for k in known if k in kwargs}
         dtypes = [d for d in (kwargs.pop("dtype", None), kwargs.pop("torch_dtype", None)) if d is not None]
         if kwargs:
-            raise TypeError(f"from_pipe() does not know {', '.join(sorted(kwargs))}; parts are {', '.join(PARTS)}, "
+            raise TypeError(f"from_pipe() does not know {shown(', '.join(sorted(kwargs)))}; parts are {', '.join(PARTS)}, "
                             f"options {', '.join(sorted(known))}")
         if missing := [n for n in ("vae", "tokenizer", "transformer") if parts.get(n) is None]:
             raise InputError(f"from_pipe: a {type(pipeline).__name__} has no {', '.join(missing)}: give what is "

@@ -154,10 +154,10 @@ class Settings:
         except (TypeError, ValueError):
             raise InputError(f"pinned: pairs of a shot and a frame, ((0, 4), (2, 16)), got "
                              f"{shown(self.pinned)}") from None
+        if (n := len(pinned)) > self.budget:
+            raise InputError(f"{n} pinned frames do not fit a budget of {self.budget}; unpin {n-self.budget}")
         pinned = sorted((whole("pinned", k, 0), whole("pinned", f, 0)) for k, f in pinned)
         object.__setattr__(self, "pinned", tuple(pinned))
-        if (n := len(self.pinned)) > self.budget:
-            raise InputError(f"{n} pinned frames do not fit a budget of {self.budget}; unpin {n-self.budget}")
 
     def but(self, **changes)->"Settings":
         "The same with some changes"
@@ -249,6 +249,7 @@ class RunningShot:
     made:Any=None              # What it became, when it is whole
     switches:list=field(default_factory=list) # `PromptSwitch`es that took effect
     captions:list=field(default_factory=list) # ((frame, (l, d)), ...): what they made it read, see `ContextFrames`
+    coming:PromptSwitch|None=None # Asked for, and not in effect yet
     maker:Iterator|None=field(default=None, repr=False)
 
     @property
@@ -283,7 +284,7 @@ class ShotQueue:
         parts.warn_of_size(self.size)
         whole("seed", seed, 0, 2**53)
         self.history, self.settings, self.cache = History(parts.encode, films=keep_films), Settings(), None
-        self.queue, self.running, self.cutting, self.ready, self.switching = deque(), None, False, None, None
+        self.queue, self.running, self.cutting, self.ready = deque(), None, False, None
         self.change(**settings)
 
     def change(self, **settings):
@@ -329,7 +330,7 @@ class ShotQueue:
                                       else "ask for one with next_shot(prompt)"))
         switch = shot.plan_switch(prompt, recache)
         self.pipe.check(check_caption(self.caption), prompt)
-        self.switching = switch
+        shot.coming = switch
 
     def check_noise(self, request:ShotRequest):
         "Noise of one's own must be the whole shot's"
@@ -340,7 +341,6 @@ class ShotQueue:
     def cut(self):
         "End the running shot at the last frame that was handed over, and forget all prompts that wait"
         self.queue.clear()
-        self.switching = None
         self.cutting = self.running is not None
 
 # %% ../../nbs/19_stream.ipynb #925f257c
@@ -399,8 +399,8 @@ class CaptionReader:
     ): # What `encode_text_kv` makes of the caption
         "The caption of the chunk at `start`; another one than before if somebody switched the prompt"
         due = [s for s in self.shot.request.switches if s.latent == start]
-        live = self.stream.switching
-        if live is not None and live.latent <= start: due, self.stream.switching = [live], None
+        live = self.shot.coming
+        if live is not None and live.latent <= start: due, self.shot.coming = [live], None
         if not due: return self.text_kv
         switch = due[0]
         request, pipe = self.shot.request, self.stream.pipe
@@ -558,4 +558,4 @@ class Stream(ShotMaker):
         if self.seen:
             film, shot = torch.cat(self.seen), self.running
             self.history.add(film, shot.text, tuple(c for c in shot.captions if c[0] < len(film)))
-        self.running, self.cutting, self.ready, self.seen, self.switching = None, False, None, [], None
+        self.running, self.cutting, self.ready, self.seen = None, False, None, []

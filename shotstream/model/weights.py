@@ -20,7 +20,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import UMT5EncoderModel
 from .checks import number, whole
-from .files import InputError, MissingFile, foreign, named, read_text, shown
+from .files import InputError, MissingFile, foreign, json_problem, named, read_text, shown
 if TYPE_CHECKING: from typing_extensions import Self
 
 # %% ../../nbs/backstage/model/weights.ipynb #58a394d0
@@ -34,8 +34,7 @@ def read_json(
     text = read_text(path, what=what)
     try: content = json.loads(text)
     except json.JSONDecodeError as e:
-        raise InputError(f"{named(path)}: line {e.lineno}, column {e.colno}: {shown(e.msg)}; {what} is JSON, "
-                         f"{REMEDY}") from None
+        raise InputError(f"{named(path)}: {json_problem(e)}; {what} is JSON, {REMEDY}") from None
     except (RecursionError, ValueError) as e:              # brackets inside brackets, a number of 5,000 digits
         raise InputError(f"{named(path)}: {what} is JSON ({shown(str(e))}), {REMEDY}") from None
     if not isinstance(content, dict): raise InputError(f"{named(path)}: {what} is {{...}}, got {shown(content)}")
