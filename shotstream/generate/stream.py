@@ -17,6 +17,7 @@ from torch import Tensor
 from ..model.checks import choice, number, whole
 from ..model.files import InputError, shown
 from ..model.pixels import VideoStream, as_frame, to_uint8
+from ..model.weights import weights_mark
 from .components import ShotComponents
 from ..model.context import RULES, context_counts, context_frames, shot_frames
 from ..model.frame_table import FrameTable, first_shot_table, next_shot_table
@@ -346,6 +347,7 @@ class ShotQueue:
 # %% ../../nbs/19_stream.ipynb #925f257c
 class ContextPreparer(ShotQueue):
     "The context, in the cache before it is needed"
+    made_with = None      # `weights_mark` of the transformer that made it
     def restore(self,
         shots:list,          # `ContextFrames`s of the shots that may be looked back at, oldest first
         count:int|None=None, # Shots of the story so far; by default the last of these was the last
@@ -361,12 +363,12 @@ class ContextPreparer(ShotQueue):
     def prepare(self)->list: # Shots of the context frames
         """Put the next shot's context into the cache; nothing of it depends on the next prompt, so it is done before
         that comes"""
-        if self.ready is None:
+        if self.ready is None or self.made_with != weights_mark(self.pipe.transformer):
             latents, rows, captions, text = self.history.context()
             table = next_shot_table(rows, 1, self.history.count, captions=[*captions, 0])
             context_rows = table[slice(0, len(rows))].to(self.pipe.device)
             open_shot(self.pipe.transformer, self.cache, latents, context_rows, text, self.settings.phi)
-            self.ready = rows
+            self.ready, self.made_with = rows, weights_mark(self.pipe.transformer)
         return self.ready
 
     def prepare_first(self,
