@@ -221,9 +221,10 @@ def test_what_is_closed_leaves_no_thread(pipe, tmp_path):
 def test_who_is_forgotten_ends(pipe, tmp_path):
     "A cell that makes a director is run again: the one before is closed by nobody; what it was told to film it films"
     before = set(threading.enumerate())
-    Director(pipe, CAPTION, folder=tmp_path/"a").next_shot(PROMPTS[0])
-    Director(pipe, CAPTION, paced=True).next_shot(PROMPTS[0])                     # nobody will ever watch it
+    Director(pipe, CAPTION, folder=tmp_path/"a").next_shot(PROMPTS[0], latents=2)
+    Director(pipe, CAPTION, paced=True).next_shot(PROMPTS[0], latents=2)          # nobody will ever watch it
     def gone():
+        time.sleep(.3)
         gc.collect()
         return not set(threading.enumerate()) - before and list((tmp_path/"a").glob(".open*")) == []
     assert until(gone) and len(load_story(tmp_path/"a")[0].shots) == 1
@@ -303,6 +304,11 @@ def damage(data, rng):
     return b"" if kind == "empty" else None
 
 
+def as_json(data):
+    try: return json.loads(data)
+    except (TypeError, ValueError, RecursionError): return None
+
+
 @pytest.mark.parametrize("seed", range(FUZZ))
 def test_damaged_folders(saved, tmp_path, seed):
     "Whatever is damaged is named; every shot whose file is whole is there"
@@ -311,6 +317,10 @@ def test_damaged_folders(saved, tmp_path, seed):
     for name in hit:
         files[name] = damage(files[name], rng)
         if files[name] is None: del files[name]
+    # a lost line break at the end, or the last digit of a number that has too many, changes nothing
+    index = "director.json"
+    if as_json(files.get(index)) == as_json(saved[index]): hit = [n for n in hit if n != index]
+    if not hit: return
     folder = unpack(files, tmp_path)
     whole = {n for n in saved if n.startswith("shots/") and n not in hit}
     with pytest.raises(InputError) as e: load_story(folder)
