@@ -1609,6 +1609,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                         'shotstream/generate/pipeline.py'),
                                               'shotstream.generate.pipeline.LoadedPipeline.enable_xformers_memory_efficient_attention': ( 'pipeline.html#loadedpipeline.enable_xformers_memory_efficient_attention',
                                                                                                                                           'shotstream/generate/pipeline.py'),
+                                              'shotstream.generate.pipeline.LoadedPipeline.extract_init_dict': ( 'pipeline.html#loadedpipeline.extract_init_dict',
+                                                                                                                 'shotstream/generate/pipeline.py'),
                                               'shotstream.generate.pipeline.LoadedPipeline.from_pipe': ( 'pipeline.html#loadedpipeline.from_pipe',
                                                                                                          'shotstream/generate/pipeline.py'),
                                               'shotstream.generate.pipeline.LoadedPipeline.from_pretrained': ( 'pipeline.html#loadedpipeline.from_pretrained',
