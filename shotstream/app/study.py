@@ -18,7 +18,7 @@ from .desk import Metronome, Panel, as_jpeg
 from ..generate.pipeline import ShotStreamPipeline, student_shots, toy_student
 from ..data.script import Script, parse_script, read_video
 from ..generate.stream import Settings
-from ..model.files import write_text
+from ..model.files import InputError, MissingFile, read_text, shown, write_text
 
 # %% ../../nbs/backstage/app/study.ipynb #7d6feb85
 def noise_of(
@@ -124,18 +124,20 @@ def read_answers(
 )->list:  # A dict per row
     "Answers of one person, checked. `FileNotFoundError`, or `ValueError` with file and row for what no study wrote"
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f"{path}: no such file; a study writes one after its first answer")
-    try: header, *lines = csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True)
-    except (ValueError, csv.Error) as e: raise ValueError(f"{path}: not a table of answers: {e}") from None
+    if not path.exists(): raise MissingFile("no such file; a study writes one after its first answer", path)
+    text = read_text(path, what="a table of answers")
+    try: header, *lines = [*csv.reader(io.StringIO(text, newline=""), strict=True)] or [[]]
+    except csv.Error as e: raise InputError(f"not a table of answers: {e}", path) from None
     if tuple(header) != COLUMNS:
-        raise ValueError(f"{path}: not a table of answers: its columns are {', '.join(COLUMNS)}, got "
-                         f"{', '.join(header)[:100]}")
+        raise InputError(f"not a table of answers: its columns are {', '.join(COLUMNS)}, got "
+                         f"{shown(', '.join(header), 100)}", path)
     rows = []
     for n, line in enumerate(lines, 2):
         row = dict(zip(COLUMNS, line))
-        if len(line) != len(COLUMNS) or not row["item"].isdecimal() or row["chosen"] not in ("0", "1"):
-            raise ValueError(f"{path}, row {n}: a row has {len(COLUMNS)} values, \"item\" is a number, \"chosen\" is "
-                             f"0 or 1, got {str(line)[:100]}")
+        number = row.get("item", "")
+        if len(line) != len(COLUMNS) or not number.isdecimal() or len(number) > 9 or row["chosen"] not in ("0", "1"):
+            raise InputError(f"row {n}: a row has {len(COLUMNS)} values, \"item\" is a number, \"chosen\" is "
+                             f"0 or 1, got {shown(str(line), 100)}", path)
         rows.append(row | {"item": int(row["item"]), "chosen": int(row["chosen"])})
     return rows
 
@@ -204,7 +206,7 @@ class Study:
         rater:str="",             # Who answers; each has an own order, and needs an own file
     ):
         self.films, self.questions, self.rater = films, dict(questions), rater
-        self.path, self.rows = path and Path(path), []
+        self.path, self.rows, self.mine, self.unsaved = path and Path(path), [], set(), False
         self.systems, lengths = sorted(films), {len(f) for f in films.values()}
         if not 2 <= len(films) <= len(LABELS):
             raise ValueError(f"a study compares 2 to {len(LABELS)} systems, got {len(films)}")
@@ -283,7 +285,18 @@ class Study:
         rows = [dict(rater=self.rater, item=item, question=q, label=label, system=s, chosen=int(label in choices[q]))
                 for q in self.questions for label, s in self.key[item].items()]
         self.rows = [r for r in self.rows if r["item"] != item] + rows
-        if self.path: self.to_csv(self.path)
+        self.mine.add(item)
+        if self.path: self.save()
+
+    def save(self):
+        "Into the study's own file, with what somebody else has answered there meanwhile; what fails is tried again"
+        self.unsaved = True
+        there = self.checked(read_answers(self.path), self.path) if self.path.exists() else []
+        theirs = [r for r in there if r["item"] not in self.mine]
+        known = {r["item"] for r in theirs}
+        self.rows = theirs + [r for r in self.rows if r["item"] not in known]
+        self.to_csv(self.path)
+        self.unsaved = False
 
     def rates(self)->list: # Of `Rate`
         "Selection rates so far"
@@ -393,10 +406,10 @@ class ABPanel(Panel):
     def film(self):
         "Check, then film in a thread"
         script, settings = self.story(), self.comparisons[self.choice.value]
+        if self.worker is None or not self.worker.is_alive(): self.stopping.clear()       # now, not in the thread
         self.work(self.shoot, script, settings)
 
     def shoot(self, script, settings):
-        self.stopping.clear()
         self.say("filming")
         self.films = side_by_side(self.pipes, script, settings, follow=lambda name,
                                   frames: self.follow(name, frames, len(script.shots)), size=self.size)
@@ -476,11 +489,16 @@ class StudyPanel(Panel):
 
     def save(self):
         path = self.study.path or Path("out/answers.csv")
-        self.study.to_csv(path)
+        if self.study.path: self.study.save()
+        else: self.study.to_csv(path)
         self.say(f"saved in {path}")
 
     def reveal(self): self.status.value = f"<pre>{html.escape(rates_table(self.study.rates()))}</pre>"
 
     def close(self):
-        self.clips.close()
-        super().close()
+        "`WriteError`: answers are not on the disk yet; they are still in `study.rows`"
+        try:
+            if self.study.unsaved: self.study.save()
+        finally:
+            self.clips.close()
+            super().close()

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from .video import FPS, as_strip, contact_sheet, read_video, write_video
 from ..model.checks import MAX_SEED
-from ..model.files import InputError, foreign, named, read_text, write_json
+from ..model.files import InputError, foreign, json_problem, named, read_text, write_json
 from ..model.files import quoted as short
 
 # %% ../../nbs/03_script.ipynb #29383687
@@ -168,7 +168,7 @@ def read_json(
     path = Path(path)
     try: return json.loads(read_text(path, most, what), object_pairs_hook=_no_twins)
     except InputError as e: problems = e.problems
-    except json.JSONDecodeError as e: problems = [f"line {e.lineno}, column {e.colno}: {e.msg}; {what} is JSON"]
+    except json.JSONDecodeError as e: problems = [f"{json_problem(e)}; {what} is JSON"]
     except RecursionError: problems = ["brackets inside brackets without end"]
     except ValueError: problems = ["a number with thousands of digits"]
     except MemoryError: problems = ["too large for this computer"]

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 from tqdm.auto import tqdm
-from ..data.video import contact_sheet
+from ..data.video import contact_sheet, write_picture
 from .exam import HERO, distance, readings
 from .features import toy_extractors
 from .metrics import columns, flat_share, interval
@@ -29,8 +29,10 @@ from .variants import (
     flow_stage, load_network, make_variant, next_shot_stage, shotstream_stage, system_stage)
 from ..generate.teacher import TOY_GUIDANCE, TOY_SAMPLING, TOY_TRAINING, drop_history, sample_shot
 from ..generate.pipeline import without_lora
+from ..model.files import whole_file
 from ..model.pixels import decode_frames, to_float
 from ..model.transformer import ShotTransformer
+from ..model.weights import read_json
 from ..toy.classifier import CAPTIONED, truth
 from ..toy.networks import ASSETS
 from ..toy.render import render_shot
@@ -508,7 +510,10 @@ def measure_row(
 )->dict:         # JSON-able
     "Film all stories, score them, keep a contact sheet; what was measured before is read"
     file = run.folder/"rows"/f"{row.name}-{seed}.json"
-    if file.exists(): return json.loads(file.read_text())
+    weights = files_hash(*run.folders(row.job, seed))
+    if file.exists():
+        old = read_json(file, "what was measured of a row")
+        if old.get("weights") == weights and len(old.get("values", ())) == stories: return old
     scorer = scorer or run.scorer()
     model, size, frames = run.network(row.job, seed).eval(), run.track.size, lengths_of(row, run.track.size)
     values, by_shot, strips, seconds, clock, start = [], [], [], 0., clock_of(run.machine.device), time.time()
@@ -522,9 +527,9 @@ def measure_row(
         by_shot.append({k: [*map(rounded, v)] for k, v in shots.items()})
         if i < 2: strips.append(torch.cat([s[[0, len(s)//2, -1]] for s in film.split(frames)]))
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(contact_sheet(strips, count=3*len(frames))).save(file.with_suffix(".png"))
+    write_picture(file.with_suffix(".png"), contact_sheet(strips, count=3*len(frames)))
     out = dict(values=values, by_shot=by_shot, fps=round(sum(frames)*stories/seconds, 3),
-               weights=files_hash(*run.folders(row.job, seed)),
+               weights=weights,
                steps=None if row.job in PACKED else run.taken(row.job, seed), wall=round(time.time() - start, 1))
     save_text(file, json.dumps(out))
     return out
@@ -544,7 +549,6 @@ def table_sheet(
         sheet.paste(strip.crop((0, 0, w, h)), (130, i*h))
         ImageDraw.Draw(sheet).text((4, i*h + h//2 - 6), row.name, "black")
     return sheet.quantize(64)                        # small enough to be kept with the results
-
 
 # %% ../../nbs/backstage/evaluate/ablate.ipynb #422ffc3e
 TRAINING_SHARE = .8   # Of the minutes; the rest is for films and judging
@@ -720,7 +724,7 @@ def ablate(
     result = summary(run, table, seeds, measured, time.time() - began)
     result["command"] = command(table, seeds, track, minutes, o)
     save_text(run.folder/"results.json", json.dumps(result, indent=1) + "\n")
-    table_sheet(run, rows).save(run.folder/"sheet.png", optimize=True)
+    with whole_file(run.folder/"sheet.png") as part: table_sheet(run, rows).save(part, optimize=True)
     return result
 
 # %% ../../nbs/backstage/evaluate/ablate.ipynb #2a80540d

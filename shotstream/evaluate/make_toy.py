@@ -16,8 +16,8 @@ from ..toy.latents import codec_hash
 from .exam import EvaluationOptions, by_student, by_teacher, evaluate_model
 from ..generate.pipeline import PUBLISHED, ShotStreamPipeline
 from ..train.recipes import (
-    SHARES, ToyRun, make_base, make_classifier, make_codec, make_control, make_ode, make_pairs, make_refit,
-    make_stage1, make_stage2, make_teacher, make_text, take_over)
+    SHARES, ToyRun, check_origin, make_base, make_classifier, make_codec, make_control, make_ode, make_pairs,
+    make_refit, make_stage1, make_stage2, make_teacher, make_text, take_over, write_origin)
 from ..generate.teacher import TrainingOptions
 from ..data.video import contact_sheet, write_picture
 from ..model.files import read_text, write_json
@@ -74,7 +74,9 @@ def stage_summary(folder:Path)->dict:
 def make_pipeline(run:ToyRun):
     "Teacher and the last student in one folder, in half precision; what they are worth; a card and contact sheets"
     folder = run.folder/"pipeline"
-    if not run.accelerator.is_main_process or (folder/"card.json").exists(): return
+    if not run.accelerator.is_main_process: return
+    if (folder/"card.json").exists(): return check_origin(run, "pipeline")
+    write_origin(run, "pipeline")
     pipe = ShotStreamPipeline(refitted(run), run.models.text_encoder, run.models.tokenizer, run.network("stage2"),
                               run.models.teacher, **filming_settings(run.options))
     scores = evaluate_toy(run, pipe)

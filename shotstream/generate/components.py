@@ -97,7 +97,9 @@ def find_folder(
 )->Path:
     "Where the weights are, downloaded if need be. `MissingFile` says what the hub said"
     folder = ASSETS/"toy" if str(path) == "toy" else Path(path)
-    if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+    with foreign(shown(str(path)), "give 'toy', a folder, or a name on the hub", "no name of a folder"):
+        there = folder.exists()                          # complains about names that no disk takes
+    if not there and re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
         wanted = ["model_index.json", "card.json", *(f"{name}/*" for name in parts)]
         try: folder = Path(snapshot_download(str(path), allow_patterns=wanted, **hub))
         except Exception as e:
@@ -293,8 +295,12 @@ class VideoParts:
         "A KV cache of the right size: context frames, and this shot's (§4.2)"
         c, (_, h, w) = self.transformer.config, self.latent_shape(self.check_size(size))
         tokens = h//c.patch_size[1]*(w//c.patch_size[2])
-        return StaticKVCache(c.num_layers, 1, tokens, c.num_attention_heads, c.attention_head_dim, budget, window, sink,
-                            dtype=self.transformer.dtype, device=self.device)
+        try: return StaticKVCache(c.num_layers, 1, tokens, c.num_attention_heads, c.attention_head_dim, budget, window,
+                                  sink, dtype=self.transformer.dtype, device=self.device)
+        except RuntimeError as e:                        # a GPU's error has a class of its own, a CPU's has none
+            if not isinstance(e, torch.OutOfMemoryError) and "allocate" not in str(e): raise
+            raise InputError(f"a KV cache for {size[0]} x {size[1]}, window {window}, does not fit the memory of "
+                             f"{self.device}: take a smaller size or window") from e
 
     def encode(self,
         frames:Tensor, # (n, h, w, 3) unrelated frames, uint8 or float in [-1, 1]

@@ -15,6 +15,7 @@ from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
@@ -195,7 +196,7 @@ class LoadedPipeline(ShotComponents, DiffusionPipeline):
         given, config = ({k: kwargs.pop(k) for k in names if k in kwargs} for names in (PARTS, known))
         if unknown := kwargs.keys() - {"use_safetensors", "low_cpu_mem_usage", "disable_mmap"}:
             raise TypeError(
-                f"from_pretrained() does not know {', '.join(sorted(unknown))}; parts are {', '.join(PARTS)}, "
+                f"from_pretrained() does not know {shown(', '.join(sorted(unknown)))}; parts are {', '.join(PARTS)}, "
                 f"options {', '.join(sorted(known))}")
         wanted = [n for n in PARTS if n not in given]
         folder = find_folder(pretrained_model_name_or_path, wanted, revision=revision, cache_dir=cache_dir, token=token,
@@ -204,6 +205,12 @@ class LoadedPipeline(ShotComponents, DiffusionPipeline):
         parts, index = load_parts(folder, given, dtype, weights, variant=variant, **kwargs), read_index(folder)
         saved = {k: index[k] for k in PUBLISHED if k in index}
         return cls(**parts, **{**({} if isinstance(parts["vae"], ToyVAE) else PUBLISHED), **saved, **config})
+
+    @classmethod
+    def extract_init_dict(cls, config_dict, **kwargs):
+        "Asked by `DiffusionPipeline.from_pretrained`, which does not know our parts. Refuses, and says what to call"
+        raise NotImplementedError("this folder holds a ShotStreamPipeline, which DiffusionPipeline.from_pretrained "
+                                  "cannot load: call shotstream.ShotStreamPipeline.from_pretrained with it")
 
     @classmethod
     def from_pipe(cls,
@@ -218,8 +225,8 @@ class LoadedPipeline(ShotComponents, DiffusionPipeline):
         asked = {k: kwargs.pop(k) for k in known if k in kwargs}
         dtypes = [d for d in (kwargs.pop("dtype", None), kwargs.pop("torch_dtype", None)) if d is not None]
         if kwargs:
-            raise TypeError(f"from_pipe() does not know {', '.join(sorted(kwargs))}; parts are {', '.join(PARTS)}, "
-                            f"options {', '.join(sorted(known))}")
+            raise TypeError(f"from_pipe() does not know {shown(', '.join(sorted(kwargs)))}; parts are "
+                            f"{', '.join(PARTS)}, options {', '.join(sorted(known))}")
         if missing := [n for n in ("vae", "tokenizer", "transformer") if parts.get(n) is None]:
             raise InputError(f"from_pipe: a {type(pipeline).__name__} has no {', '.join(missing)}: give what is "
                              f"missing")
@@ -656,3 +663,6 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
                 bar.update(len(video))
         shots, frames = as_output([torch.cat(s, 1 if output_type == "latent" else 0) for s in shots], output_type)
         return Film(shots, script, [b-a for a, b in zip([0., *ends], ends)], first, frames)
+
+# %% ../../nbs/13_pipeline.ipynb #0dbcf913
+diffusers.ShotStreamPipeline = ShotStreamPipeline

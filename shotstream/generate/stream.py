@@ -17,6 +17,7 @@ from torch import Tensor
 from ..model.checks import choice, number, whole
 from ..model.files import InputError, shown
 from ..model.pixels import VideoStream, as_frame, to_uint8
+from ..model.weights import weights_mark
 from .components import ShotComponents, shot_seed
 from ..model.context import RULES, context_counts, context_frames, shot_frames
 from ..model.frame_table import FrameTable, first_shot_table, next_shot_table
@@ -158,10 +159,10 @@ class Settings:
         except (TypeError, ValueError):
             raise InputError(f"pinned: pairs of a shot and a frame, ((0, 4), (2, 16)), got "
                              f"{shown(self.pinned)}") from None
+        if (n := len(pinned)) > self.budget:
+            raise InputError(f"{n} pinned frames do not fit a budget of {self.budget}; unpin {n-self.budget}")
         pinned = sorted((whole("pinned", k, 0), whole("pinned", f, 0)) for k, f in pinned)
         object.__setattr__(self, "pinned", tuple(pinned))
-        if (n := len(self.pinned)) > self.budget:
-            raise InputError(f"{n} pinned frames do not fit a budget of {self.budget}; unpin {n-self.budget}")
 
     def but(self, **changes)->"Settings":
         "The same with some changes. `InputError` for a setting that is unknown, or cannot be so"
@@ -254,6 +255,7 @@ class RunningShot:
     made:Any=None              # What it became, when it is whole
     switches:list=field(default_factory=list) # `PromptSwitch`es that took effect
     captions:list=field(default_factory=list) # ((frame, (l, d)), ...): what they made it read, see `ContextFrames`
+    coming:PromptSwitch|None=None # Asked for, and not in effect yet
     maker:Iterator|None=field(default=None, repr=False)
 
     @property
@@ -270,6 +272,13 @@ class RunningShot:
         if self.next_chunk >= self.wanted:
             raise InputError("the running shot's last chunk is made already: ask for the next_shot(prompt)")
         return PromptSwitch(self.next_chunk, prompt, recache)
+    def hold_switch(self, switch:PromptSwitch):
+        "It takes effect at the first chunk that begins where it is due, or later"
+        self.coming = switch
+    def take_switch(self)->PromptSwitch|None:
+        "The switch that waits, if there is one; it waits no longer"
+        switch, self.coming = self.coming, None
+        return switch
     def __iter__(self): return self
     def __next__(self)->Frames:
         if self.maker is None:
@@ -288,7 +297,7 @@ class ShotQueue:
         parts.warn_of_size(self.size)
         whole("seed", seed, 0, 2**53)
         self.history, self.settings, self.cache = History(parts.encode, films=keep_films), Settings(), None
-        self.queue, self.running, self.cutting, self.ready, self.switching = deque(), None, False, None, None
+        self.queue, self.running, self.cutting, self.ready = deque(), None, False, None
         self.change(**settings)
 
     def change(self, **settings):
@@ -336,16 +345,7 @@ class ShotQueue:
                                       else "ask for one with next_shot(prompt)"))
         switch = shot.plan_switch(prompt, recache)
         self.pipe.check(check_caption(self.caption), prompt)
-        self.hold_switch(switch)
-
-    def hold_switch(self, switch:PromptSwitch):
-        "A switch of the running shot waits for the first chunk that begins where it is due, or later"
-        self.switching = switch
-
-    def take_switch(self)->PromptSwitch|None:
-        "The switch that waits, if there is one; it waits no longer"
-        switch, self.switching = self.switching, None
-        return switch
+        shot.hold_switch(switch)
 
     def check_noise(self, request:ShotRequest):
         "Noise of one's own must be the whole shot's"
@@ -356,12 +356,12 @@ class ShotQueue:
     def cut(self):
         "End the running shot at the last frame that was handed over, and forget all prompts that wait"
         self.queue.clear()
-        self.switching = None
         self.cutting = self.running is not None
 
 # %% ../../nbs/19_stream.ipynb #925f257c
 class ContextPreparer(ShotQueue):
     "The context, in the cache before it is needed"
+    made_with = None      # `weights_mark` of the transformer that made it
     def restore(self,
         shots:list,          # `ContextFrames`s of the shots that may be looked back at, oldest first
         count:int|None=None, # Shots of the story so far; by default the last of these was the last
@@ -377,12 +377,12 @@ class ContextPreparer(ShotQueue):
     def prepare(self)->list: # Shots of the context frames
         """Put the next shot's context into the cache; nothing of it depends on the next prompt, so it is done before
         that comes"""
-        if self.ready is None:
+        if self.ready is None or self.made_with != weights_mark(self.pipe.transformer):
             latents, rows, captions, text = self.history.context()
             table = next_shot_table(rows, 1, self.history.count, captions=[*captions, 0])
             context_rows = table[slice(0, len(rows))].to(self.pipe.device)
             open_shot(self.pipe.transformer, self.cache, latents, context_rows, text, self.settings.phi)
-            self.ready = rows
+            self.ready, self.made_with = rows, weights_mark(self.pipe.transformer)
         return self.ready
 
     def prepare_first(self,
@@ -415,10 +415,8 @@ class CaptionReader:
     ): # What `encode_text_kv` makes of the caption
         "The caption of the chunk at `start`; another one than before if somebody switched the prompt"
         due = [s for s in self.shot.request.switches if s.latent == start]
-        live = self.stream.switching
-        if live is not None and live.latent <= start:
-            self.stream.take_switch()
-            due = [live]
+        live = self.shot.coming
+        if live is not None and live.latent <= start: due = [self.shot.take_switch()]
         if not due: return self.text_kv
         switch = due[0]
         request, pipe = self.shot.request, self.stream.pipe
@@ -578,4 +576,4 @@ class Stream(ShotMaker):
         if self.seen:
             film, shot = torch.cat(self.seen), self.running
             self.history.add(film, shot.text, tuple(c for c in shot.captions if c[0] < len(film)))
-        self.running, self.cutting, self.ready, self.seen, self.switching = None, False, None, [], None
+        self.running, self.cutting, self.ready, self.seen = None, False, None, []

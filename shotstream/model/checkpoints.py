@@ -18,7 +18,7 @@ from fastcore.meta import delegates
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from .checks import number, whole
-from .files import InputError, MissingFile, foreign, named, shown
+from .files import InputError, MissingFile, check_target, foreign, named, shown
 from .transformer import ShotTransformer
 from .weights import (
     REMEDY, KeyReport, as_dtype, check_numbers, compare_keys, guess, read_json, shards_of)
@@ -366,6 +366,7 @@ def _check_target(target, to, overwrite):
     if others:
         raise FileExistsError(f"{target} also holds {', '.join(sorted(others)[:3])}: it is not overwritten, choose "
                               f"another name")
+    check_target(target if to == "original" else target/"config.json")
 
 def _check_space(model, folder):
     "Is there room, and a little more?"

@@ -434,7 +434,7 @@ class Trainer(TrainerState):
 
     @contextmanager
     def listening(self):
-        "Ctrl-C and SIGTERM end the run after this step; a second Ctrl-C at once"
+        "Ctrl-C, SIGTERM and a closed terminal end the run after this step; a second Ctrl-C at once"
         def heard(number, frame):
             if self.signal and number == signal.SIGINT: raise KeyboardInterrupt
             self.signal = number
@@ -443,7 +443,9 @@ class Trainer(TrainerState):
                 timer.daemon = True
                 timer.start()
         main = threading.current_thread() is threading.main_thread()
-        before = {n: signal.signal(n, heard) for n in (signal.SIGINT, signal.SIGTERM)} if main else {}
+        ends = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+        heeded = [n for n in ends if main and signal.getsignal(n) != signal.SIG_IGN]        # `nohup` wants it to go on
+        before = {n: signal.signal(n, heard) for n in heeded}
         try: yield
         finally:
             for n, handler in before.items(): signal.signal(n, handler)

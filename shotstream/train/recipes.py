@@ -194,7 +194,7 @@ def same_settings(folder:Path, settings:dict):
     "A folder holds one making: stages of a rehearsal must not be taken for the real ones (`InputError`)"
     file = folder/"settings.json"
     if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        with foreign(folder, "choose another folder", "cannot be made"): folder.mkdir(parents=True, exist_ok=True)
         return save_text(file, json.dumps(settings))
     old = read_json(file, "the settings of a training")
     if not isinstance(old, dict): raise InputError("no settings of a training: choose another folder", file)
@@ -206,7 +206,7 @@ def same_settings(folder:Path, settings:dict):
 # What each stage reads of the others
 NEEDS = dict(base=("text",), teacher=("base",), pairs=("teacher",), ode=("teacher", "pairs"),
              stage1=("teacher", "ode", "pairs"), stage2=("stage1", "pairs"), control=("stage1", "stage2", "pairs"),
-             refit=("teacher",))
+             refit=("teacher",), pipeline=("teacher", "stage2", "control", "refit"))
 
 def origin(run:ToyRun, name:str)->dict: # {stage: hash of what it made}
     "What a stage would be made from now, and with which options"
