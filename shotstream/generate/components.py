@@ -292,7 +292,7 @@ class VideoParts:
                 "the film may be strange", *size, times, *self.config.size)
 
     def new_cache(self, size:tuple, budget:int=6, window:int=21, sink:int=0)->StaticKVCache:
-        "A KV cache of the right size: context frames, and this shot's (§4.2)"
+        "A KV cache of the right size: context frames, and this shot's (§4.2). `InputError` if the memory is too small"
         c, (_, h, w) = self.transformer.config, self.latent_shape(self.check_size(size))
         tokens = h//c.patch_size[1]*(w//c.patch_size[2])
         try: return StaticKVCache(c.num_layers, 1, tokens, c.num_attention_heads, c.attention_head_dim, budget, window,

@@ -208,7 +208,8 @@ class LoadedPipeline(ShotComponents, DiffusionPipeline):
 
     @classmethod
     def extract_init_dict(cls, config_dict, **kwargs):
-        "Asked by `DiffusionPipeline.from_pretrained`, which does not know our parts. Refuses, and says what to call"
+        """Asked by `DiffusionPipeline.from_pretrained`, which does not know our parts. Always `NotImplementedError`: it
+        says what to call"""
         raise NotImplementedError("this folder holds a ShotStreamPipeline, which DiffusionPipeline.from_pretrained "
                                   "cannot load: call shotstream.ShotStreamPipeline.from_pretrained with it")
 
