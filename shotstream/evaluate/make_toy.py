@@ -14,10 +14,9 @@ from ..toy.vae import ToyVAE
 from ..toy.latents import codec_hash
 from .exam import EvaluationOptions, by_student, by_teacher, evaluate_model
 from ..generate.pipeline import ShotStreamPipeline
-from shotstream.train.recipes import (
-    SHARES, ToyRun, check_origin, make_base, make_classifier, make_codec, make_control, make_ode, make_pairs, make_refit,
-    make_stage1, make_stage2, make_teacher, make_text, take_over,
-    write_origin)
+from ..train.recipes import (
+    SHARES, ToyRun, check_origin, make_base, make_classifier, make_codec, make_control, make_ode, make_pairs,
+    make_refit, make_stage1, make_stage2, make_teacher, make_text, take_over, write_origin)
 from ..generate.teacher import TOY_GUIDANCE, TOY_SAMPLING, TOY_TRAINING
 from ..data.video import contact_sheet, write_picture
 from ..model.files import read_text, write_json
