@@ -344,3 +344,12 @@ def test_names_without_end_stay_short():
     with pytest.raises(TypeError, match="does not know x0") as e:
         ShotStreamPipeline.from_pretrained("toy", **{f"x{i}": 1 for i in range(10**4)})
     assert len(str(e.value)) < 500
+
+
+@pytest.mark.parametrize("said, says", [
+    (dict(teacher="no"), "teacher: True or False, got no"), (dict(teacher=1), "teacher: True or False"),
+    (dict(callback_on_step_end_tensor_inputs=3), "a list of latents, got 3"),
+    (dict(callback_on_step_end_tensor_inputs="latents"), "a list of latents"),
+    (dict(callback_on_step_end_tensor_inputs=["noise"]), "a list of latents, got")])
+def test_a_text_is_no_yes_and_a_number_no_list(pipe, said, says):
+    with pytest.raises(InputError, match=says): pipe(PROMPTS[0], num_frames=1, **said)
