@@ -232,8 +232,6 @@ class Study:
 
     def to_csv(self, path):
         "Write all answers"
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         text = io.StringIO(newline="")
         out = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         out.writeheader()

@@ -128,6 +128,7 @@ def open_film(path):
     except UnicodeEncodeError:
         raise InputError("FFmpeg cannot open a name that is not UTF-8: rename it", path) from None
     with foreign(path, "rename it", "no name of a file"):
+        if path.is_dir(): raise InputError("a folder, not a film", path)
         if not path.is_file(): raise MissingFile("no such film", path)
     try:
         # PyAV before 19 must be told what to do about titles that are not UTF-8

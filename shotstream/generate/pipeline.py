@@ -363,10 +363,11 @@ class StoryInputs:
                 raise InputError(f"num_frames: 1 + 4k, at most {MAX_FRAMES} for one shot, got {shown(f)}")
         if output_type not in ("pt", "np", "pil", "latent"):
             raise InputError(f'output_type is "pt", "np", "pil" or "latent", got {shown(output_type)}')
-        if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
-            raise InputError(
-                f"callback_on_step_end_tensor_inputs: {', '.join(self._callback_tensor_inputs)}, "
-                f"got {', '.join(sorted(unknown))}")
+        asked = callback_on_step_end_tensor_inputs
+        if not isinstance(asked, list|tuple) or any(name not in self._callback_tensor_inputs for name in asked):
+            raise InputError(f"callback_on_step_end_tensor_inputs: a list of "
+                             f"{', '.join(self._callback_tensor_inputs)}, got {shown(asked)}")
+        if not isinstance(teacher, bool): raise InputError(f"teacher: True or False, got {shown(teacher)}")
         if teacher and self.teacher is None:
             raise InputError("this pipeline has no teacher; the toy's has one: from_pretrained('toy')")
         if not teacher and any(s is not None for s in scales):

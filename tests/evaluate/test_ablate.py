@@ -18,6 +18,7 @@ from shotstream.evaluate.metrics import COLUMNS
 from shotstream.evaluate.systems import SYSTEMS, TABLE_1, ShotRope, film_story
 from shotstream.evaluate.variants import Size
 from shotstream.generate.pipeline import toy_student
+from shotstream.model.files import InputError
 from shotstream.model.frame_table import next_shot_table
 from shotstream.toy.classifier import AttributeClassifier
 from shotstream.toy.networks import ASSETS, toy_text_encoder, toy_transformer
@@ -406,6 +407,16 @@ def test_a_table_without_training(tmp_path, quick):
     assert sum(apart)/len(apart) < 8, "the line of the third row, in fewer colours"
     again = ablate("table4_switched", seeds=2, **call)
     assert again["rows"] == rows, "nothing is filmed a second time"
+    # of other weights, of other stories: filmed again
+    for seed, change in enumerate((dict(weights="0"*16), dict(values=[]))):
+        file = tmp_path/"rows"/f"student-{seed}.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    made = ablate("table4_switched", seeds=2, **call)["rows"]["student"]
+    assert made["columns"] == rows["student"]["columns"] and made["weights"] == rows["student"]["weights"]
+    file = tmp_path/"rows"/"student-0.json"
+    file.write_text('{"values": [')
+    with pytest.raises(InputError, match="student-0.json: .* as if cut short"): ablate("table4_switched", seeds=2, **call)
+    file.unlink()
     with pytest.raises(ValueError, match="begun with"): ablate("table4_switched", **call | dict(track="long"))
 
 

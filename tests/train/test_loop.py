@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from shotstream.train import loop
+from shotstream.train.loop import Trainer
 
 SCRIPT = '''
 import sys, time, torch
@@ -138,3 +140,16 @@ def test_every_worker_follows_its_launcher(script, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "follow_launcher", lambda: called.append(1))
     loop.start_machine("cpu", precision="fp32", compiles=False)
     assert called == [1]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows")
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_closed_terminal_ends_a_run_as_ctrl_c_does(nohup):
+    "Unless somebody started it with `nohup`"
+    trainer = SimpleNamespace(signal=None, machine=SimpleNamespace(processes=1))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else lambda *_: None)
+    try:
+        with Trainer.listening(trainer): os.kill(os.getpid(), signal.SIGHUP)
+        assert trainer.signal == (None if nohup else signal.SIGHUP)
+        assert (signal.getsignal(signal.SIGHUP) == signal.SIG_IGN) == nohup
+    finally: signal.signal(signal.SIGHUP, before)

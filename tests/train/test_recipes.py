@@ -2,16 +2,17 @@
 import json
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from shotstream import ShotStreamPipeline
 from shotstream.app.cli import main
 from shotstream.evaluate import make_toy
-from shotstream.evaluate.make_toy import MAKERS, filming_settings
+from shotstream.evaluate.make_toy import MAKERS, filming_settings, make_pipeline
 from shotstream.model.files import InputError
 from shotstream.toy.latents import LatentDataset
 from shotstream.toy.networks import ASSETS, toy_text_encoder
@@ -19,7 +20,7 @@ from shotstream.toy.probe import ProbeLoss
 from shotstream.toy.vae import ToyVAE
 from shotstream.toy.vocabulary import toy_tokenizer
 from shotstream.toy.world import draw_story
-from shotstream.train.recipes import SHARES, ToyRun
+from shotstream.train.recipes import SHARES, ToyRun, write_origin
 from shotstream.generate.pipeline import PUBLISHED, PUBLISHED_TRAINING
 from shotstream.generate.teacher import TOY_TRAINING
 from shotstream.model.flow import bell_weight
@@ -218,3 +219,19 @@ def test_published_on_the_command_line(flags, options, monkeypatch, tmp_path):
     monkeypatch.setattr(make_toy, "train_toy", lambda run, only: runs.append(run))
     main(["train", "toy", *flags, "--folder", str(tmp_path)])
     assert runs[0].options is options
+
+
+def test_a_pipeline_of_other_weights_is_not_taken_for_this_one(tmp_path):
+    "Stage 2 was trained anew: what was packed before is another model, and an old folder says nothing"
+    run = SimpleNamespace(folder=tmp_path, accelerator=SimpleNamespace(is_main_process=True))
+    for stage in ("teacher", "stage2", "control"):
+        (tmp_path/stage).mkdir()
+        save_file({"w": torch.ones(2)}, tmp_path/stage/"x.safetensors")
+    (tmp_path/"pipeline").mkdir()
+    (tmp_path/"pipeline"/"card.json").write_text("{}")
+    make_pipeline(run)
+    assert not (tmp_path/"pipeline"/"made_from.json").exists()
+    write_origin(run, "pipeline")
+    make_pipeline(run)
+    save_file({"w": torch.zeros(2)}, tmp_path/"stage2"/"x.safetensors")
+    with pytest.raises(InputError, match="pipeline: made from another stage2 .* delete it"): make_pipeline(run)
