@@ -1,5 +1,6 @@
 """The student, its stages and its memory, beyond what the lessons show."""
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from shotstream.model.frame_table import next_shot_table, stack_stories
 from shotstream.generate.pipeline import toy_student
 from shotstream.train.self_forcing import rollout
 from shotstream.train.stages import sharpness_and_motion, own_history
-from shotstream.generate.student import generate_chunks, generate_shot, noise_source, open_shot, student_sigmas
+from shotstream.generate.student import (
+    denoise_chunk, generate_chunks, generate_shot, noise_source, open_shot, student_sigmas)
 from shotstream.generate.teacher import TOY_SAMPLING, TOY_TRAINING
 from shotstream.toy.networks import toy_transformer
 from shotstream.model.transformer import ShotTransformer
@@ -131,3 +133,16 @@ def test_pins_that_do_not_apply(pipe, pinned, cut):
 def test_noise_of_the_wrong_length():
     with pytest.raises(ValueError, match="latents 3 to 5"):
         noise_source(torch.zeros(1, 4, 2, 2, 2))((1, 3, 2, 2, 2), 3, 0)
+
+
+@pytest.mark.parametrize("exit_step", [None, 0, 2])
+def test_one_denoising_step_carries_the_gradient(small, exit_step):
+    "And none where nobody asks for one"
+    shot, text, seen = next_shot_table([], 3, 1, captions=[0]), torch.randn(1, 1, 5, 12), []
+    small.proj_out.register_forward_hook(lambda module, args, out: seen.append(out.requires_grad))
+    def chunk(): return denoise_chunk(small, KVCache(2), shot, text, replace(SAMPLING, exit_step=exit_step),
+                                      lambda step: torch.ones(1, 3, 4, 4, 4)*(step+1))
+    last = 3 if exit_step is None else exit_step
+    with_graph = chunk()
+    assert seen == [False]*last + [True] and with_graph.requires_grad
+    with torch.no_grad(): assert torch.equal(chunk(), with_graph) and seen[last+1:] == [False]*(last+1)

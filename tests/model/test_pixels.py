@@ -55,14 +55,15 @@ def test_pictures_stand_upright_and_have_colours(tmp_path):
     assert torch.equal(as_frame(tmp_path/"a.png", (20, 40)), quarters())
     assert torch.equal(as_frame(str(tmp_path/"a.png"), (20, 40)), quarters())
     for mode in ("L", "RGBA", "P", "1"): assert as_frame(picture.convert(mode), (20, 40)).shape == (20, 40, 3)
-    assert torch.equal(as_frame(np.asarray(picture), (20, 40)), quarters())
+    assert torch.equal(as_frame(np.array(picture), (20, 40)), quarters())
 
 
 def test_what_is_no_picture(tmp_path):
     (tmp_path/"a.png").write_text("no")
     with pytest.raises(MissingFile, match="no such file"): as_frame(tmp_path/"b.png", (8, 8))
     with pytest.raises(InputError, match="not a picture"): as_frame(tmp_path/"a.png", (8, 8))
-    for wrong in (torch.zeros(8, 8, 3), torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(0, 8, 3, dtype=torch.uint8)):
+    byte = torch.uint8
+    for wrong in (torch.zeros(8, 8, 3), torch.zeros(3, 8, 8, dtype=byte), torch.zeros(0, 8, 3, dtype=byte)):
         with pytest.raises(InputError, match="got \\("): as_frame(wrong, (8, 8))
 
 

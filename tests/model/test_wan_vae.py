@@ -1,4 +1,4 @@
-"""Wan's codec behind the toy's interface: normalised, latent by latent, laid out for GPUs, and always the same frames."""
+"""Wan's codec behind the toy's interface: normalised, latent by latent, laid out for GPUs, always the same frames."""
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
@@ -95,7 +95,8 @@ def test_what_a_stream_cannot_do(z):
 
 @pytest.mark.parametrize("config, said", [
     (dict(z_dim=0), "z_dim"), (dict(base_dim=4097), "base_dim"), (dict(num_res_blocks=True), "num_res_blocks"),
-    (dict(dim_mult=3), "dim_mult"), (dict(dim_mult=[1]*17), "dim_mult"), (dict(z_dim=2, latents_mean=[0.]), "latents_mean"),
+    (dict(dim_mult=3), "dim_mult"), (dict(dim_mult=[1]*17), "dim_mult"),
+    (dict(z_dim=2, latents_mean=[0.]), "latents_mean"),
     (dict(latents_std=[1.]*15 + [0.]), "latents_std"), (dict(latents_mean=[float("nan")]*16), "latents_mean"),
     (dict(z_dim=1, latents_std=[2e3]), "latents_std")])
 def test_a_config_that_cannot_be(config, said):

@@ -7,7 +7,9 @@ from tiny import LATENTS, TIMES, network, tiny_shot, velocity
 
 from shotstream.generate.pipeline import PUBLISHED_TRAINING
 from shotstream.model.frame_table import causal_mask
-from shotstream.train.ode import ode_loss, trajectory
+from shotstream.generate.student import student_sigmas
+from shotstream.model.flow import Guidance, Sampling, schedule
+from shotstream.train.ode import mixed_states, ode_loss, trajectory
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +88,49 @@ def test_levels_are_drawn_from_all_and_by_the_generator(models, shot):
     assert loss(levels=torch.tensor([[4, 4, 4]])) == 0                          # nothing noisy: no loss, and no 0/0
     with pytest.raises(ValueError, match="5 states for 3 levels"):
         ode_loss(models[0], context, states, table, text, [1., .9, .8])
+
+
+@torch.no_grad()
+def test_levels_are_added_to_the_teachers_steps(models, shot):
+    "Euler over the teacher's three steps and the four levels together; the past is clean, and so is the end"
+    (context, table, text), teacher = shot, models[1]
+    sampling = Sampling(3, 3., phi=.4)
+    noise = torch.randn(1, LATENTS, 4, 4, 4, generator=torch.Generator().manual_seed(4))
+    steps, kept = schedule(3, 3.).tolist(), student_sigmas(3.)
+    levels, x, states = sorted({*steps, *kept}, reverse=True), noise, []
+    assert len(levels) == 7
+    for a, b in zip(levels, levels[1:]):
+        if a in kept: states.append(x)
+        rows = replace(table, sigma=torch.tensor([[0.]*6 + [a]*LATENTS]))
+        v = teacher(torch.cat([context, x], 1).transpose(1, 2), None, text, table=rows, phi=.4).sample
+        x = x + (b - a)*v.transpose(1, 2)[:, 6:]
+    got = trajectory(teacher, *shot, sampling, Guidance(), noise=noise)
+    torch.testing.assert_close(got, torch.stack([*states, x], 1), atol=1e-4, rtol=1e-4)
+    drawn = trajectory(teacher, *shot, sampling, Guidance(), noise=torch.Generator().manual_seed(4))
+    assert torch.equal(drawn, got)
+    few = trajectory(teacher, *shot, sampling, Guidance(), [.8, .3], noise)
+    assert few.shape[1] == 3 and not torch.equal(few[:, 0], noise)
+
+
+@pytest.mark.parametrize("sigmas", [[.5, .9], [.9, .9], [1.1], [.5, 0.]])
+def test_levels_that_do_not_fall(models, shot, sigmas):
+    with pytest.raises(ValueError, match="levels fall"):
+        trajectory(models[1], *shot, Sampling(1, 3.), Guidance(), sigmas)
+
+
+def test_one_state_for_each_frame():
+    states, levels = torch.arange(2*3*4).reshape(2, 3, 4, 1, 1, 1), torch.tensor([[0, 2, 1, 0], [1, 1, 2, 0]])
+    picked = mixed_states(states, levels)
+    assert picked.shape == (2, 4, 1, 1, 1)
+    for b in range(2):
+        for f in range(4): assert picked[b, f] == states[b, levels[b, f], f]
+
+
+def test_the_regression_teaches_the_student_alone(models, shot):
+    "A gradient reaches every block, and nothing of the recorded paths"
+    context, table, text = shot
+    states = torch.randn(1, 5, LATENTS, 4, 4, 4).requires_grad_()
+    loss = ode_loss(models[0], context, states.detach(), table, text, [t/1000 for t in TIMES])
+    loss.sum().backward()
+    assert all(p.grad is not None for n, p in models[0].named_parameters() if n.startswith("blocks."))
+    models[0].zero_grad()

@@ -7,10 +7,12 @@ import torch
 from tiny import LATENTS, TIMES, network, tiny_shot, velocity
 
 from shotstream.generate.pipeline import PUBLISHED_TRAINING
+from shotstream.generate.student import generate_shot
 from shotstream.generate.teacher import TOY_TRAINING
 from shotstream.model.flow import Guidance
+from shotstream.model.kv_cache import KVCache
 from shotstream.model.wan_vae import WanVAE, tiny_wan_vae
-from shotstream.train.self_forcing import own_context, rollout, student_loss
+from shotstream.train.self_forcing import own_context, rollout, score_x0, student_loss
 
 EXIT = 2
 
@@ -137,3 +139,74 @@ def test_own_context_without_rounding():
     torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-4)
     assert whose == [0, 0, 0, 1, 1, 1] and (own_context(vae, shots)[0] - expected).abs().max() > 1e-3
     with pytest.raises(ValueError, match="pixels"): own_context(vae, shots, pixels="bytes")
+
+
+@pytest.mark.parametrize("exit_step", range(4))
+def test_one_step_of_every_chunk_carries_the_gradient(models, shot, exit_step):
+    "The truncation that self-forcing is about: earlier steps leave no graph, later ones are not taken"
+    student, seen = models[0], []
+    hook = student.proj_out.register_forward_hook(lambda module, args, out: seen.append(out.requires_grad))
+    try: film = rollout(student, *shot, TOY_TRAINING.sampling, noises(), exit_step)
+    finally: hook.remove()
+    assert seen == ([False]*exit_step + [True])*3 and film.requires_grad
+
+
+def test_for_filming_all_steps_are_taken(models, shot):
+    student, seen = models[0], []
+    hook = student.proj_out.register_forward_hook(lambda module, args, out: seen.append(out.requires_grad))
+    try: rollout(student, *shot, TOY_TRAINING.sampling, noises())
+    finally: hook.remove()
+    assert seen == [False, False, False, True]*3
+
+
+@torch.no_grad()
+def test_window_and_sink_reach_the_cache(models, shot):
+    def film(**options): return rollout(models[0], *shot, replace(TOY_TRAINING.sampling, **options), noises())
+    for window, sink in ((4, 1), (3, 0)):
+        cache = KVCache(2, window, sink)
+        expected = torch.cat(list(generate_shot(models[0], cache, *shot, TOY_TRAINING.sampling, noises())), 1)
+        assert torch.equal(film(window=window, sink=sink), expected)
+    assert not torch.equal(film(window=4, sink=1), film(window=4))
+
+
+@pytest.mark.parametrize("told", ["clean", "target"])
+def test_scores_know_the_level_and_keep_no_graph(models, shot, told):
+    context, table, text = shot
+    sampling = replace(TOY_TRAINING.sampling, context_time=told, phi=.4)
+    x0, noise = (torch.randn(1, LATENTS, 4, 4, 4, generator=torch.Generator().manual_seed(s)) for s in (1, 2))
+    got = score_x0(models[1], shot, x0, torch.tensor([.6]), noise, sampling)
+    times = torch.tensor([[600. if told == "target" else 0.]*6 + [600.]*LATENTS])
+    xt = .4*x0 + .6*noise
+    v = models[1](torch.cat([context, xt], 1).transpose(1, 2), times, text, table=table, phi=.4).sample
+    torch.testing.assert_close(got, xt - .6*v.transpose(1, 2)[:, 6:], atol=1e-4, rtol=1e-4)
+    assert not got.requires_grad
+
+
+def test_only_the_student_learns(models, shot):
+    for m in models: m.zero_grad()
+    torch.manual_seed(0)
+    loss, film = student_loss(*models, shot, torch.tensor([.6]), 1, TOY_TRAINING)
+    assert loss.shape == (1,) and film.shape == (1, LATENTS, 4, 4, 4) and not film.requires_grad
+    loss.sum().backward()
+    student, teacher, critic = ([p.grad for p in m.parameters()] for m in models)
+    assert any(g is not None and g.any() for g in student) and not any(g is not None for g in (*teacher, *critic))
+    models[0].zero_grad()
+
+
+@torch.no_grad()
+def test_own_context_is_what_filming_reads():
+    "Any rule and budget; rounded to grey levels, inside of [-1, 1]"
+    vae, seen = tiny_wan_vae(4), []
+    shots = [3*torch.randn(2, n, 4, 2, 2, generator=torch.Generator().manual_seed(n)) for n in (1, 3)]
+    encode = vae.encode
+    def watch(video):
+        seen.append(video)
+        return encode(video)
+    vae.encode = watch
+    z, whose = own_context(vae, shots, 5, "first_last")
+    assert z.shape == (2, 5, 4, 2, 2) and whose == [0, 0, 1, 1, 1]
+    films = [vae.decode(s.transpose(1, 2)).sample.clamp(-1, 1) for s in shots]
+    frames = torch.stack([films[k][:, :, f] for k, f in ((0, 0), (0, 0), (1, 0), (1, 0), (1, 8))], 1)
+    levels = ((frames.flatten(0, 1)[:, :, None] + 1)*127.5).round()
+    torch.testing.assert_close(seen[0], levels/127.5 - 1)
+    torch.testing.assert_close(z, encode(seen[0]).latent_dist.mode()[:, :, 0].unflatten(0, (2, 5)))
