@@ -82,7 +82,7 @@ def test_many_frames_share_every_operation():
     def operations(rows):
         with Count() as count:
             count.n = 0
-            render_frames(table, rows)
+            render_frames(table, rows, 16)                                                    # of any size
         return count.n
     import shotstream.toy.render as render
     stories = [draw_story(seed, pair=.5, switch=.5) for seed in range(60)]
