@@ -64,6 +64,14 @@ def test_a_frame_reads_its_latent_and_the_one_before(vae):
         assert moved.tolist() == [k == 0] + [k in (0, 1)]*4 + [k in (1, 2)]*4
 
 
+def test_nothing_moves_in_a_still(vae):
+    "All latents of a film that stands still are alike, the first too; and all frames of a latent that is repeated"
+    z = vae.encode(video(frames=1).expand(-1, -1, 9, -1, -1)).latent_dist.mode()
+    close(z, z[:, :, :1].expand_as(z))
+    film = vae.decode(torch.randn(1, 4, 1, 2, 3).expand(-1, -1, 3, -1, -1)).sample
+    close(film[:, :, 1:5], film[:, :, 5:]), close(film[:, :, 0], film[:, :, 4])
+
+
 def test_latent_and_pixel_place(vae):
     "Eight pixels are one latent, at the same place; nothing is turned"
     v = video()

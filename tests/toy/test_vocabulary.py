@@ -32,8 +32,8 @@ def test_capitals_hyphens_and_wide_letters_are_the_same_words(tokenizer):
     assert split_words("", tokenizer) == split_words(" \n ", tokenizer) == []
 
 
-@pytest.mark.parametrize("word, meant", [("bal", "ball"), ("jumpin", "jumping"), ("forrest", "forest"), ("dragon", None),
-                                         ("sunst", "sunset"), ("xyz", None)])
+@pytest.mark.parametrize("word, meant", [("bal", "ball"), ("jumpin", "jumping"), ("forrest", "forest"),
+                                         ("dragon", None), ("sunst", "sunset"), ("xyz", None)])
 def test_a_word_that_was_meant(word, meant): assert nearest_word(word, vocabulary()) == meant
 
 

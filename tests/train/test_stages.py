@@ -10,15 +10,15 @@ from safetensors.torch import load_file
 from tiny import LATENTS, SMALL, network, tiny_shot
 
 from shotstream.generate.student import student_sigmas
-from shotstream.generate.teacher import TOY_TRAINING
+from shotstream.generate.teacher import TOY_TRAINING, teacher_loss, teacher_velocity
 from shotstream.model.files import InputError, write_tensors
 from shotstream.model.frame_table import next_shot_table
 from shotstream.model.transformer import ShotTransformer
 from shotstream.toy.latents import LatentDataset, encode_ids
 from shotstream.toy.networks import toy_text_encoder
 from shotstream.toy.render import render_shot
-from shotstream.toy.vae import ToyVAE
-from shotstream.toy.vocabulary import toy_tokenizer
+from shotstream.toy.vae import ToyVAE, psnr
+from shotstream.toy.vocabulary import encode_captions, toy_tokenizer
 from shotstream.toy.world import draw_story
 from shotstream.train import stages
 from shotstream.train.loop import Draw, Machine
@@ -26,7 +26,8 @@ from shotstream.train.ode import ode_loss
 from shotstream.train.stages import (
     SIZES, CriticLoss, Models, OdeLoss, OdePairs, OwnHistory, PairSettings, SelfForcingStage, StudentLoss, TeacherLoss,
     TrueHistory, add_lora, channel_weight, check_marks, copy_of, encode_batch, for_device, generate_ode_pairs,
-    lerp_weights, merged, muon, own_history, sharpness_and_motion, true_frames, weights_hash, with_context_time)
+    lerp_weights, merged, muon, own_history, sharpness_and_motion, true_frames, validate,
+    validation_examples, weights_hash, with_context_time)
 
 CPU = Machine(torch.device("cpu"), "fp32", False)
 PUBLISHED_TIME = replace(TOY_TRAINING, sampling=replace(TOY_TRAINING.sampling, context_time="target"))
@@ -243,6 +244,31 @@ def test_true_frames_are_the_renders(vae):
     for got, row in zip(frames, (3, 0, 2)):
         film = render_shot(*rows[row])[:5]
         assert torch.equal(((got + 1)*127.5).round(), film.permute(3, 0, 1, 2).float())
+
+
+@torch.no_grad()
+def test_what_the_past_is_worth(models):
+    "The same third shots every time; losses with their own past, with none and with another story's; PSNR by steps"
+    examples = validation_examples(models, 2)
+    assert validation_examples(models, 2) is examples
+    context, x0, table, prompts = examples
+    assert context.shape == (2, 6, 4, 8, 8) and x0.shape == (2, 9, 4, 8, 8) and table.shot[0, -1] == 2
+    found = validate(models.teacher, models.text_encoder, models, examples, past=True)
+    text = encode_captions(prompts, models.tokenizer, models.text_encoder)
+    noise, sigma = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0)), torch.tensor([.1, .95])
+    def loss(context, table):
+        return teacher_loss(models.teacher, context, x0, table, text, sigma, noise).mean().item()
+    nothing = torch.zeros_like(context), replace(table, shot=table.target.long(),
+                                                 caption=table.caption[:, -1:].expand(-1, 15))
+    expected = dict(own_history=loss(context, table), no_history=loss(*nothing),
+                    other_history=loss(context.flip(0), table))
+    assert {k: found[k] for k in expected} == pytest.approx(expected, abs=1e-3) and len(set(expected.values())) == 3
+    alone = validate(models.teacher, models.text_encoder, models, examples, past=False)
+    assert set(alone) == {"psnr_0.9", "psnr_0.5"}
+    xt = .5*x0 + .5*noise
+    v = teacher_velocity(models.teacher, context[:, :0], xt, table.at(.5)[slice(6, None)], text)
+    films = [models.vae.decode(z.transpose(1, 2)).sample for z in (xt - .5*v, x0)]
+    assert alone["psnr_0.5"] == pytest.approx(psnr(*films).item(), abs=.01) != found["psnr_0.5"]
 
 
 # Pairs
