@@ -39,7 +39,11 @@ def test_ode_pairs(models, shot, negative):
     sampling = replace(options.sampling, steps=options.pair_steps)
     def pairs(sampling=sampling, guidance=options.pair_guidance):
         return trajectory(teacher, *shot, sampling, guidance, noise=noise)
+    calls = []
+    hook = teacher.proj_out.register_forward_hook(lambda *args: calls.append(1))
     torch.testing.assert_close(pairs(), torch.stack([*kept, x], 1), atol=1e-3, rtol=1e-3)
+    hook.remove()
+    assert len(calls) == 2*50                       # the student's levels are steps of the grid: none is taken twice
     for other in (pairs(sampling=replace(sampling, context_time="clean")),
                   pairs(guidance=PUBLISHED_TRAINING.pair_guidance)):
         assert (other[:, -1] - x).norm()/x.norm() > .01
