@@ -64,3 +64,4 @@ def test_a_value_stays_what_it_is():
     assert size == (64, 96) and {type(n) for n in size} == {int} and type(whole("x", np.int8(3))) is int
     assert check_fps(30000/1001) == Fraction(30000, 1001) and check_fps(1000) == 1000 and check_seed(0) == 0
     assert choice("x", "b", ("a", "b")) == "b" and number("x", 1e-9) == 1e-9
+    with pytest.raises(InputError): choice("x", np.array(["a", "b"]), ("a", "b"))           # more than one word
