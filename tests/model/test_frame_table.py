@@ -92,6 +92,7 @@ def test_tables_cut_and_join():
     assert concat_frames(table[:2], table[2:5], table[-1]) == table and len(table[[0, 3]]) == 2
     assert stack_stories(table, table).shape == (2, 6) and "1 more in this batch" in repr(stack_stories(table, table))
     assert single_shot_table(1, 3, .5) == next_shot_table([], 3, 0, .5)
+    assert next_shot_table([0], 5, 1, chunk=2).chunk.tolist() == [[-1, 0, 0, 1, 1, 2]]
 
 
 @pytest.mark.parametrize("make, message", [

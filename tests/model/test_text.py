@@ -33,6 +33,10 @@ def test_a_prompt_that_is_cut_warns():
         encode_prompts(["ball "*9], tokenizer, text_encoder, 10)                       # nine words and an end mark
         with pytest.raises(UserWarning, match="11 tokens, the last 1 are not read"):
             encode_prompts(["ball", "ball "*10], tokenizer, text_encoder, 10)
+        with pytest.warns(UserWarning, match="last 4"):
+            long = encode_prompts(["ball "*13], tokenizer, text_encoder, 10)
+        nine = encode_prompts(["ball "*9], tokenizer, text_encoder, 10)
+        assert torch.equal(long, nine)                                                 # cut, and closed by its mark
 
 
 def test_half_a_character():

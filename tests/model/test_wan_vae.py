@@ -76,6 +76,18 @@ def test_padding_inside_and_other_layouts_change_nothing(vae, z):
     close(other.encode(video).latent_dist.mode(), vae.encode(video).latent_dist.mode())
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("remembered", [None, 1, 2])
+def test_a_convolution_that_is_not_square(remembered):
+    "Height is not width; of what is remembered so much less is padded in front"
+    conv = WanCausalConv3d(2, 3, (3, 3, 1), padding=(1, 1, 0))
+    x, memory = torch.randn(1, 2, 4, 5, 6), None if remembered is None else torch.randn(1, 2, remembered, 5, 6)
+    expected = conv(x, memory)
+    conv.__class__ = PadsInside
+    close(conv(x, memory), expected)
+    assert expected.shape == (1, 3, 4, 5, 6)
+
+
 def test_random_but_the_same_and_nobody_notices():
     before = torch.random.get_rng_state()
     a, b, c = tiny_wan_vae(4), tiny_wan_vae(4), tiny_wan_vae(4, seed=1)
