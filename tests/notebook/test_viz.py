@@ -47,15 +47,16 @@ def test_maps_side_by_side(figure):
 
 def test_a_table_as_a_tape(figure):
     "Of the first story: a bar for each frame at its place, noise as its height, colours by shot, texts"
-    table = stack_stories(next_shot_table([0, 1], 2, 2, sigma=.75), next_shot_table([0, 0], 2, 1))
+    first = next_shot_table([0, 1], 2, 2, sigma=.75, captions=[5, 6, 7])
+    table = stack_stories(first, next_shot_table([0, 0], 2, 1))
     (ax,) = figure(show_table, table, "tape").axes
     whole, noise = ax.patches[:4], ax.patches[4:]
     assert [p.get_x() + p.get_width()/2 for p in whole] == pytest.approx([0, 1, 2, 3])
     assert [p.get_height() for p in whole] == [1]*4 and [p.get_height() for p in noise] == [0, 0, .75, .75]
     colours = [p.get_facecolor()[:3] for p in whole]
     assert colours[2] == colours[3] and len(set(colours)) == 3
-    assert [t.get_text() for t in ax.texts] == ["shot 0\ntext 0\npast", "shot 1\ntext 1\npast"] + [
-        "shot 2\ntext 2\nnew"]*2
+    assert [t.get_text() for t in ax.texts] == ["shot 0\ntext 5\npast", "shot 1\ntext 6\npast"] + [
+        "shot 2\ntext 7\nnew"]*2
     assert ax.get_title(loc="left") == "tape"
 
 

@@ -59,6 +59,12 @@ def test_one_thing_is_changed(name):
     assert differs == ({"pattern", "band_angle"} if name == "pattern" else {name})
 
 
+def test_hues_turn_by_a_third_and_an_angle_by_80_degrees():
+    for name in ("hue", "hue_a", "hue_b"):
+        assert getattr(changed(STORY, name).characters[0], name) == getattr(HERO, name) + 120
+    assert changed(STORY, "band_angle").characters[0].angle == HERO.angle + 80
+
+
 def test_what_can_be_seen():
     assert visible(STORY, 0, "hue") and visible(STORY, 0, "pattern") and visible(STORY, 0, "sky")
     away = replace(STORY, scenes=(replace(SCENE, sun=5.),))                   # off the screen already
