@@ -1,5 +1,6 @@
 """The house rules that a reader sees: short lines, few parameters, the field's own names, bounds that are installed."""
 import ast
+import builtins
 import re
 import subprocess
 import sys
@@ -15,8 +16,8 @@ NAMES = [p.relative_to(PACKAGE).as_posix() for p in MODULES]
 MOST = 8                                                 # parameters of a function
 # Constructors and what has diffusers' or torch's own signature may have more
 SHAPED = {"__init__", "__call__", "forward", "from_pretrained"}
-# A git commit is one
-OTHER = {("evaluate/bench_gpu.py", "commit")}
+# A git commit is one, and byte order marks are
+OTHER = {("evaluate/bench_gpu.py", "commit"), ("model/files.py", "MARKS")}
 # Names that these pages once had for what the field has a word for, with the words that replace them (the glossary)
 OLD_NAMES = {"film_chunk": "denoise_chunk", "film_shot": "generate_shot", "film_chunks": "generate_chunks",
              "film_paths": "generate_ode_pairs", "path_loss": "ode_regression_loss", "sees_past": "causal_mask",
@@ -27,7 +28,16 @@ OLD_NAMES = {"film_chunk": "denoise_chunk", "film_shot": "generate_shot", "film_
              "Still": "ContextFrames", "Wish": "ShotRequest", "Reel": "RunningShot", "Take": "Shot",
              "Order": "ShotRequest",
              "Memory": "KVCache", "Exam": "Evaluation", "told": "captioned", "secret": "uncaptioned",
-             "secrets": "uncaptioned", "knob": "setting", "knobs": "settings", "judge": "classifier"}
+             "secrets": "uncaptioned", "knob": "setting", "knobs": "settings", "judge": "classifier",
+             "FramePlaces": "KVSlots", "Stills": "ContextStore", "GrowingStills": "GrowingContextStore",
+             "looked": "updated", "blank": "null_text or no_history", "strangers": "chance", "Clock": "ShotRope",
+             "marks": "provenance or scores"}
+# What is written once: a pattern, and the only module that may have it
+HOMES = {r"to_uint8\([^\n]*\.decode\(": "model/pixels.py",      # `decode_frames`
+         r"1000 ?\* ?(\w+\.)?seed": "generate/components.py",  # `shot_seed`
+         r"lora.* @ ": "model/checkpoints.py",                 # `merge_lora`
+         r"scale=-1": "generate/pipeline.py",                  # `without_lora`
+         r"(?<!12), 8, 8\b|\(8, 8\)": None}                    # `LATENT_SIDE`
 
 
 def too_many(source): # [(function, parameters)], `self` and `cls` not counted
@@ -77,6 +87,142 @@ def test_names_of_the_field(path):
     name, names = path.relative_to(PACKAGE).as_posix(), identifiers(path.read_text(encoding="utf-8"))
     found = {n: [OLD_NAMES[o] for o in old_parts(n)] for n in names if (name, n) not in OTHER}
     assert not {n: o for n, o in found.items() if o}, "the glossary has other words for these"
+
+
+@pytest.mark.parametrize("pattern", HOMES)
+def test_no_second_copies(pattern):
+    found = {name for path, name in zip(MODULES, NAMES) for line in path.read_text(encoding="utf-8").splitlines()
+             if re.search(pattern, line.split("#")[0])}
+    assert found <= {HOMES[pattern]}
+
+
+CHECKS = {"whole", "number", "choice", "check_seed", "check_fps", "check_size"}     # of `model.checks`: an `InputError`
+# Not errors but how Python itself is told something
+SIGNALS = {"StopIteration", "AttributeError", "SystemExit"}
+
+
+CATCHERS = {"ValueError", "InputError", "StoryError", "TypeError", "Exception"}
+
+
+def caught(node): # The body of a `try` whose errors go no further
+    if not isinstance(node, ast.Try): return []
+    kinds = {n.id for h in node.handlers if h.type for n in ast.walk(h.type) if isinstance(n, ast.Name)}
+    again = any(isinstance(n, ast.Raise) and n.exc is None for h in node.handlers for n in ast.walk(h))
+    return node.body if kinds & CATCHERS and not again else []
+
+
+def unnested(node): # All nodes below that are not inside another function or class, nor in vain
+    for child in ast.iter_child_nodes(node):
+        if child in caught(node): continue
+        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)): continue
+        yield child
+        yield from unnested(child)
+
+
+def raised(function, checks=()): # Names of the errors that it raises itself, or by one of the `checks`
+    nodes, found = [*unnested(function)], set()
+    own = {a.arg for a in ast.walk(function) if isinstance(a, ast.arg)}
+    own |= {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    own |= {n.name for n in ast.walk(function) if isinstance(n, ast.FunctionDef) and n is not function}
+    for n in nodes:
+        if isinstance(n, ast.Raise) and n.exc is not None:
+            error = n.exc.func if isinstance(n.exc, ast.Call) else n.exc
+            found.add(ast.unparse(error).split(".")[-1])
+        if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in {*checks} - own:
+            found.add("InputError")
+    return {name for name in found if name[0].isupper()} - SIGNALS
+
+
+def public_functions(tree): # [(name, function, docstring)]; a constructor's docstring is its class's
+    named = next((ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign)
+                  and ast.unparse(n.targets[0]) == "__all__"), ())
+    for node in tree.body:
+        if getattr(node, "name", None) not in named: continue
+        if isinstance(node, ast.FunctionDef): yield node.name, node, ast.get_docstring(node) or ""
+        for m in node.body if isinstance(node, ast.ClassDef) else ():
+            if not isinstance(m, ast.FunctionDef): continue
+            made, called = m.name in ("__init__", "__post_init__"), m.name == "__call__"
+            if m.name.startswith("_") and not made and not called: continue
+            yield f"{node.name}.{m.name}", m, ast.get_docstring(node if made else m) or ""
+
+
+def classes_of(name): # An error's name, and those of what it is
+    from shotstream.data import script
+    from shotstream.model import files
+    from shotstream.train import loop
+    error = next((getattr(where, name) for where in (builtins, files, script, loop) if hasattr(where, name)), None)
+    return {c.__name__ for c in error.__mro__} - {"Exception", "BaseException", "object"} if error else {name}
+
+
+def unsaid(source): # {function: errors that its docstring does not name}
+    tree = ast.parse(source)
+    checks = {a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and (n.module or "").endswith("checks")
+              for a in n.names} & CHECKS
+    for name, function, doc in public_functions(tree):
+        silent = {e for e in raised(function, checks) if not any(f"`{c}`" in doc for c in classes_of(e))}
+        if silent: yield name, silent
+
+
+def test_unsaid_errors_are_found():
+    source = '''
+from .model.checks import whole
+__all__ = ["f", "g", "h", "A", "B"]
+def f(n): "`ValueError` if n"; raise ValueError(n)
+def g(n):
+    "Says nothing"
+    if n: raise errors.InputError("x") from None
+    return whole("n", n)
+def h(n):
+    "What it makes raises, not it"
+    def inner(): raise TypeError
+    number, whole = len, max
+    return whole(n, 1), number(n), inner
+class A:
+    "`ValueError`: wider than what is raised"
+    def __init__(self): raise InputError("x")
+    def _own(self): raise KeyError
+    def __call__(self): raise MissingFile
+class B:
+    def go(self): whole("n", 1)
+    def told(self):
+        try: raise InputError("x")
+        except ValueError: pass
+    def again(self):
+        try: raise InputError("x")
+        except ValueError: raise
+def private(): raise OSError
+'''
+    found = {"g": {"InputError"}, "A.__call__": {"MissingFile"}, "B.go": {"InputError"},
+             "B.again": {"InputError"}}
+    assert dict(unsaid(source)) == found
+
+
+# Commands of `app.cli`: `main` turns errors into one line, and the exit code says that there was one
+@pytest.mark.parametrize("path", [p for p in MODULES if p.name not in ("cli.py", "__init__.py")], ids=lambda p: p.stem)
+def test_errors_are_documented(path):
+    assert not dict(unsaid(path.read_text(encoding="utf-8")))
+
+
+# Of ipywidgets: to set one is to ask for it
+TRAITS = {"value", "description", "tooltip", "icon", "children", "options", "max", "disabled", "visibility", "display",
+          "button_style"}
+
+
+def foreign_writes(source): # Attributes of an attribute that are assigned: `self.stream.switching = ...`
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, (ast.Store, ast.Del)):
+            if isinstance(node.value, ast.Attribute) and node.attr not in TRAITS: yield ast.unparse(node)
+
+
+def test_foreign_writes_are_found():
+    source = "self.a.b, c = 1, 2\nx.y.z += 1\ndel p.q.r\nself.a = self.b.c\nself.text.value = 1\nself.d[0].e = f.g"
+    assert sorted(foreign_writes(source)) == ["p.q.r", "self.a.b", "x.y.z"]
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.parent.name in ("app", "generate")], ids=lambda p: p.stem)
+def test_no_object_writes_another_s_attributes(path):
+    "It asks: who owns an attribute knows what else changes with it. A `caption` is there to be set"
+    assert set(foreign_writes(path.read_text(encoding="utf-8"))) <= {"self.director.caption"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=NAMES)

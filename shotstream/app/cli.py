@@ -129,6 +129,7 @@ def train(args):
     except TrainingFailed as e: raise InputError(f"--tensorboard: {e}") from None
     if args.processes > 1 and "RANK" not in os.environ: return train_in_processes(args)
     from shotstream.evaluate.make_toy import ALONE, train_toy
+    from shotstream.generate.pipeline import PUBLISHED_TRAINING
     from shotstream.train.recipes import start_toy
     only = None if args.what == "toy" else args.what
     gpu = args.device == "cuda"
@@ -137,6 +138,7 @@ def train(args):
         run = start_toy(args.folder, minutes, args.steps, args.device, args.size, args.seed,
                         compiles=False if args.steps else None)          # a rehearsal is shorter than compiling
         run.alone, run.tensorboard = only is not None, args.tensorboard
+        if args.published: run.options = PUBLISHED_TRAINING
         made = train_toy(run, only)
     except TrainingStopped as e:
         log.info("%s", e)
@@ -152,7 +154,7 @@ def train_in_processes(args):
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     options = [x for name in ("minutes", "steps", "folder", "device", "size",
                               "seed") if (value := getattr(args, name)) is not None for x in (f"--{name}", value)]
-    if args.tensorboard: options.append("--tensorboard")
+    options += [f"--{name}" for name in ("tensorboard", "published") if getattr(args, name)]
     try: in_processes(args.processes, "-m", "shotstream", "train", args.what, *options)
     except TrainingFailed as e: raise InputError(str(e)) from None
 
@@ -321,6 +323,9 @@ def _train_arguments(commands):
                    help="processes that train together, one per core or GPU (default: %(default)s)")
     t.add_argument("--tensorboard", action="store_true",
                    help="curves of every stage for TensorBoard (`pip install tensorboard`), in STAGE/tensorboard")
+    t.add_argument("--published", action="store_true",
+                   help="the published choices instead of the toy's: shift 8, context at the target's noise level and "
+                        "not rounded, a bell over noise levels, the gradient through the cache; not tried at length")
     t.set_defaults(run=train)
 
 # %% ../../nbs/backstage/app/cli.ipynb #b710003a

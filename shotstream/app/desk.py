@@ -104,7 +104,7 @@ class Panel(W.VBox):
         return False
 
     def work(self, act, *args):
-        "Do it in a thread, one thing at a time"
+        "Do it in a thread, one thing at a time. `ValueError` while another thing is being done"
         if self.worker and self.worker.is_alive(): raise ValueError("still busy: wait until this is done")
         self.worker = threading.Thread(target=self.guarded, args=(act, *args), daemon=True)
         self.worker.start()
@@ -328,7 +328,8 @@ class DeskSliders(DeskSide):
 class DeskActions(DeskSliders):
     "Asking for shots"
     def order(self, when, prompt=None):
-        "Ask for a shot: what is typed, or a `prompt`; nothing typed is a surprise"
+        """Ask for a shot: what is typed, or a `prompt`; nothing typed is a surprise. `InputError` if the story has no
+        caption yet"""
         now, typed, self.hint.value = time.perf_counter(), prompt is None, ""
         text = (self.prompt.value if typed else prompt).strip() or self.surprise()
         if not self.caption.value.strip(): raise InputError("the story is empty: say who plays, and where")
@@ -449,7 +450,7 @@ class DeskHelp(DeskSettings):
         else: self.hint.value = self.line(note) if note else ""
 
     def take_away(self, *kinds):
-        "The film as files, in a thread"
+        "The film as files, in a thread. `InputError` if nothing is filmed yet"
         if not self.director.shots: raise InputError("nothing to export yet: film a shot first")
         self.work(self.write, kinds)
 
@@ -555,13 +556,14 @@ class DeskStrip(DeskHelp):
 class DeskPlayer(DeskStrip):
     "Shows frames at their time"
     def replay(self, *numbers):
-        "Play finished shots"
+        "Play finished shots. `InputError` while a shot is being filmed"
         if self.director.busy: raise InputError("a shot is being filmed: it goes first. Stop ends it")
         shots = self.director.shots
         self.replaying = [(k, n, frame) for k in numbers for n, frame in enumerate(shots[k].video)]
         if self.paused: self.pause()
 
     def play_all(self):
+        "Play the whole film. `InputError` if nothing is filmed yet"
         if not self.director.shots: raise InputError("nothing to play yet: film a shot first")
         self.replay(*range(len(self.director.shots)))
 

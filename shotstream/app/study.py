@@ -18,7 +18,7 @@ from .desk import Metronome, Panel, as_jpeg
 from ..generate.pipeline import ShotStreamPipeline, student_shots, toy_student
 from ..data.script import Script, parse_script, read_video
 from ..generate.stream import Settings
-from ..model.files import write_text
+from ..model.files import InputError, MissingFile, read_text, shown, write_text
 
 # %% ../../nbs/backstage/app/study.ipynb #7d6feb85
 def noise_of(
@@ -33,7 +33,8 @@ def with_student(
     pipe,          # The toy's pipeline
     stage:str,     # See `toy_student`
 )->ShotStreamPipeline:
-    "The same pipeline with the student as it was after a stage of its training"
+    """The same pipeline with the student as it was after a stage of its training. `ValueError` if the pipeline is not
+    the toy's"""
     if not pipe.is_toy:
         raise ValueError(f"no model {stage!r}: only the toy comes with stages of its training; give other pipelines "
                          f"by name, {{'one': ..., 'other': ...}}")
@@ -42,13 +43,13 @@ def with_student(
 
 # %% ../../nbs/backstage/app/study.ipynb #59cca77e
 def choose_pipe(pipes, model=None)->ShotStreamPipeline:
-    "The pipeline that a setting asks for"
+    "The pipeline that a setting asks for. `ValueError` if there is none of that name"
     if not isinstance(pipes, dict): return pipes if model is None else with_student(pipes, model)
     if model not in pipes: raise ValueError(f"there is no model {model!r}; there are {', '.join(map(repr, pipes))}")
     return pipes[model]
 
 def plan(pipes, settings:dict)->dict: # {name: (pipeline, settings without "model")}
-    "Everything that can be wrong is wrong before anything is filmed"
+    "Everything that can be wrong is wrong before anything is filmed. `ValueError` says what"
     if not settings:
         raise ValueError("nothing to compare: settings are a dict like {'φ = 0': dict(phi=0.), 'φ = 1/6': "
                          "dict(phi=1/6)}")
@@ -121,20 +122,22 @@ COLUMNS = ("rater", "item", "question", "label", "system", "chosen")
 def read_answers(
     path, # CSV from `Study.to_csv`
 )->list:  # A dict per row
-    "Answers of one person, checked"
+    "Answers of one person, checked. `FileNotFoundError`, or `ValueError` with file and row for what no study wrote"
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f"{path}: no such file; a study writes one after its first answer")
-    try: header, *lines = csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True)
-    except (ValueError, csv.Error) as e: raise ValueError(f"{path}: not a table of answers: {e}") from None
+    if not path.exists(): raise MissingFile("no such file; a study writes one after its first answer", path)
+    text = read_text(path, what="a table of answers")
+    try: header, *lines = [*csv.reader(io.StringIO(text, newline=""), strict=True)] or [[]]
+    except csv.Error as e: raise InputError(f"not a table of answers: {e}", path) from None
     if tuple(header) != COLUMNS:
-        raise ValueError(f"{path}: not a table of answers: its columns are {', '.join(COLUMNS)}, got "
-                         f"{', '.join(header)[:100]}")
+        raise InputError(f"not a table of answers: its columns are {', '.join(COLUMNS)}, got "
+                         f"{shown(', '.join(header), 100)}", path)
     rows = []
     for n, line in enumerate(lines, 2):
         row = dict(zip(COLUMNS, line))
-        if len(line) != len(COLUMNS) or not row["item"].isdecimal() or row["chosen"] not in ("0", "1"):
-            raise ValueError(f"{path}, row {n}: a row has {len(COLUMNS)} values, \"item\" is a number, \"chosen\" is "
-                             f"0 or 1, got {str(line)[:100]}")
+        number = row.get("item", "")
+        if len(line) != len(COLUMNS) or not number.isdecimal() or len(number) > 9 or row["chosen"] not in ("0", "1"):
+            raise InputError(f"row {n}: a row has {len(COLUMNS)} values, \"item\" is a number, \"chosen\" is "
+                             f"0 or 1, got {shown(str(line), 100)}", path)
         rows.append(row | {"item": int(row["item"]), "chosen": int(row["chosen"])})
     return rows
 
@@ -181,7 +184,7 @@ def rates_table(
 def as_film(
     film, # (f, h, w, 3) uint8, a list of such shots, a `Film`, or the path of a video
 )->Tensor: # (f, h, w, 3) uint8
-    "All frames"
+    "All frames. `ValueError` if they are not (f, h, w, 3) uint8"
     if isinstance(film, (str, Path)): film = read_video(film)
     film = getattr(film, "frames", film)
     if isinstance(film, (list, tuple)) and film: film = torch.cat(list(film))
@@ -192,7 +195,8 @@ def as_film(
 
 # %% ../../nbs/backstage/app/study.ipynb #3a1ea2dd
 class Study:
-    "The blind study of §5.2: every item shows one film of each system, under shuffled labels"
+    """The blind study of §5.2: every item shows one film of each system, under shuffled labels. `ValueError` for fewer
+    than 2 or too many systems, films or prompts that are not one per item, and for no questions"""
     def __init__(self,
         films:dict,               # {system: list of films, one per item}; see `as_film`
         questions:dict=QUESTIONS, # {name: text}
@@ -202,7 +206,7 @@ class Study:
         rater:str="",             # Who answers; each has an own order, and needs an own file
     ):
         self.films, self.questions, self.rater = films, dict(questions), rater
-        self.path, self.rows = path and Path(path), []
+        self.path, self.rows, self.mine, self.unsaved = path and Path(path), [], set(), False
         self.systems, lengths = sorted(films), {len(f) for f in films.values()}
         if not 2 <= len(films) <= len(LABELS):
             raise ValueError(f"a study compares 2 to {len(LABELS)} systems, got {len(films)}")
@@ -222,14 +226,12 @@ class Study:
 
     @classmethod
     def from_csv(cls, path, films:dict, **kwargs)->"Study": # `kwargs`: see `Study`
-        "Go on with a study that was begun"
+        "Go on with a study that was begun. `FileNotFoundError` if there is none"
         if not Path(path).exists(): raise FileNotFoundError(f"{path}: no study was begun there")
         return cls(films, path=path, **kwargs)
 
     def to_csv(self, path):
         "Write all answers"
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         text = io.StringIO(newline="")
         out = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         out.writeheader()
@@ -237,7 +239,7 @@ class Study:
         write_text(path, text.getvalue())
 
     def checked(self, rows, path):
-        "Rows of this very study"
+        "Rows of this very study. `ValueError` if they are another's"
         wanted = sorted((self.rater, i, q, label,
                          s) for i in {r["item"] for r in rows} & {*self.key} for q in self.questions for label,
                          s in self.key[i].items())
@@ -270,7 +272,8 @@ class Study:
         item:int,
         choices:dict, # {question: labels}, no label if none is good
     ):
-        "Keep the answers to one item, and save them; a second answer replaces the first"
+        """Keep the answers to one item, and save them; a second answer replaces the first. `ValueError` for an unknown
+        item or label, and for a question that is left out"""
         if item not in self.key:
             raise ValueError(f"there are {self.items} items, counted from 0; there is no item {item!r}")
         if set(choices) != set(self.questions): raise ValueError(f"answer all questions: {', '.join(self.questions)}")
@@ -280,7 +283,18 @@ class Study:
         rows = [dict(rater=self.rater, item=item, question=q, label=label, system=s, chosen=int(label in choices[q]))
                 for q in self.questions for label, s in self.key[item].items()]
         self.rows = [r for r in self.rows if r["item"] != item] + rows
-        if self.path: self.to_csv(self.path)
+        self.mine.add(item)
+        if self.path: self.save()
+
+    def save(self):
+        "Into the study's own file, with what somebody else has answered there meanwhile; what fails is tried again"
+        self.unsaved = True
+        there = self.checked(read_answers(self.path), self.path) if self.path.exists() else []
+        theirs = [r for r in there if r["item"] not in self.mine]
+        known = {r["item"] for r in theirs}
+        self.rows = theirs + [r for r in self.rows if r["item"] not in known]
+        self.to_csv(self.path)
+        self.unsaved = False
 
     def rates(self)->list: # Of `Rate`
         "Selection rates so far"
@@ -390,10 +404,10 @@ class ABPanel(Panel):
     def film(self):
         "Check, then film in a thread"
         script, settings = self.story(), self.comparisons[self.choice.value]
+        if self.worker is None or not self.worker.is_alive(): self.stopping.clear()       # now, not in the thread
         self.work(self.shoot, script, settings)
 
     def shoot(self, script, settings):
-        self.stopping.clear()
         self.say("filming")
         self.films = side_by_side(self.pipes, script, settings, follow=lambda name,
                                   frames: self.follow(name, frames, len(script.shots)), size=self.size)
@@ -402,6 +416,7 @@ class ABPanel(Panel):
         self.clips.play()
 
     def follow(self, name, frames, shots):
+        "Say how far it is. `InterruptedError` once it was stopped"
         if self.stopping.is_set(): raise InterruptedError("stopped")
         if frames.latent == 0: self.say(f"filming {name}: shot {frames.shot + 1} of {shots}")
 
@@ -460,7 +475,7 @@ class StudyPanel(Panel):
         self.clips.play()
 
     def next_item(self):
-        "Keep the answers and go on"
+        "Keep the answers and go on. `ValueError` while clips still come, or a question is open"
         if self.worker.is_alive(): raise ValueError("the clips are still coming")
         open_ = [q for q, row in self.toggles.items() if not any(t.value for t in row)]
         if open_: raise ValueError(f"{', '.join(open_)}: choose one clip, several, or none")
@@ -472,11 +487,16 @@ class StudyPanel(Panel):
 
     def save(self):
         path = self.study.path or Path("out/answers.csv")
-        self.study.to_csv(path)
+        if self.study.path: self.study.save()
+        else: self.study.to_csv(path)
         self.say(f"saved in {path}")
 
     def reveal(self): self.status.value = f"<pre>{html.escape(rates_table(self.study.rates()))}</pre>"
 
     def close(self):
-        self.clips.close()
-        super().close()
+        "`WriteError`: answers are not on the disk yet; they are still in `study.rows`"
+        try:
+            if self.study.unsaved: self.study.save()
+        finally:
+            self.clips.close()
+            super().close()

@@ -68,7 +68,8 @@ def find_shots(
     stats=None,           # A `scenedetect.StatsManager`, to look at the scores
 )->list:                  # [(start, stop), ...] in seconds
     """Hard cuts, found by PySceneDetect's detector; the film is read frame by frame. A film without cuts is one shot.
-    A flash is no cut: what follows a cut must be new"""
+    A flash is no cut: what follows a cut must be new. `InputError` if there are no frames with time stamps, or
+    thresholds cannot be"""
     lib = _scenedetect()
     number("threshold", threshold)
     number("shortest", shortest, above=False)
@@ -108,7 +109,8 @@ def frames_at(
     path,
     times,  # Growing, in seconds
 ):          # Of `av.VideoFrame`, one per time
-    "What is on the screen at these times; the film is walked through once, forwards"
+    """What is on the screen at these times; the film is walked through once, forwards. `InputError` without time
+    stamps, and if the film ends before"""
     with open_film(path) as (_, stream):
         zero = float((stream.start_time or 0)*stream.time_base)
         rate = float(stream.guessed_rate or FPS)
@@ -177,7 +179,7 @@ def _seconds(spans):
 def read_sidecar(
     film, # Path of a film; NAME.json or NAME.txt may lie beside it
 )->Sidecar:
-    "Captions beside a film, or an empty `Sidecar`"
+    "Captions beside a film, or an empty `Sidecar`. `InputError`: empty, or damaged"
     path = Path(film).with_suffix(".json")
     try:
         if path.is_file():
@@ -234,12 +236,12 @@ def stills_of(lengths, k): # List of frames
 
 def save_latents(
     path, latents, # From `encode_shot`, one per shot
-    marks:dict|None=None, # What they were made from: texts
+    provenance:dict|None=None, # What they were made from: texts
 ):
     "One shard: `shots` and `singles`, as `toy.latents.encode_story` returns them"
     import torch
     shots, singles = (torch.cat(x) for x in zip(*latents))
-    write_tensors(path, dict(shots=shots, singles=singles), marks)
+    write_tensors(path, dict(shots=shots, singles=singles), provenance)
 
 # %% ../../nbs/backstage/data/footage.ipynb #01999752
 HEADER = ["shot_num_from_caption", "json_path", "video_path", "frame_number"]
@@ -281,7 +283,7 @@ class ClipMaker:
     codec:str|None=None    # `codec_mark(vae)`
 
     def film(self, path): # Rows of the CSV
-        "All clips of a film"
+        "All clips of a film. `InputError` if it is too short for one"
         s, side = self.settings, read_sidecar(path)
         length = lambda span: clip_length(span[1]-span[0], s.fps, s.longest)
         spans = side.spans or find_shots(path, s.threshold)

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from .video import FPS, as_strip, contact_sheet, read_video, write_video
 from ..model.checks import MAX_SEED
-from ..model.files import InputError, foreign, named, read_text, write_json
+from ..model.files import InputError, foreign, json_problem, named, read_text, write_json
 from ..model.files import quoted as short
 
 # %% ../../nbs/03_script.ipynb #29383687
@@ -168,7 +168,7 @@ def read_json(
     path = Path(path)
     try: return json.loads(read_text(path, most, what), object_pairs_hook=_no_twins)
     except InputError as e: problems = e.problems
-    except json.JSONDecodeError as e: problems = [f"line {e.lineno}, column {e.colno}: {e.msg}; {what} is JSON"]
+    except json.JSONDecodeError as e: problems = [f"{json_problem(e)}; {what} is JSON"]
     except RecursionError: problems = ["brackets inside brackets without end"]
     except ValueError: problems = ["a number with thousands of digits"]
     except MemoryError: problems = ["too large for this computer"]
@@ -179,7 +179,7 @@ def read_json(
 def inside(
     folder, name, # A folder, and a path written in one of its files
 )->Path:
-    "The path, if it stays in the folder: a story file must not reach other files"
+    "The path, if it stays in the folder: a story file must not reach other files (`StoryError`)"
     if not isinstance(name, str): raise StoryError([f"a path is a text, got {short(name)}"], folder)
     with foreign(folder, f"write another path than {short(name)}", "no path"):   # zero bytes, links in a circle
         path, home = (Path(folder)/name).resolve(), Path(folder).resolve()
@@ -192,7 +192,7 @@ def load_script(
     path, # A story file: ours, or the published JSON
     as_published=False, # See `parse_script`
 )->Script:
-    "Read and check a story"
+    "Read and check a story. `StoryError` lists all problems"
     data = read_json(path)
     script = parse_script(data, path, as_published)
     if "video_path" in data:
@@ -223,7 +223,8 @@ def save_script(
     script:Script, # A story
     path,          # Ends in .json
 ):
-    "Write a story file, as long as it may be; on any error the old one stays"
+    """Write a story file, as long as it may be; on any error the old one stays. `InputError` if such a file could not
+    be read again"""
     try: check_script(script, limits=False)
     except StoryError as e: raise InputError(f"{named(path)}: not written: {'; '.join(e.problems[:3])}") from None
     shots = [_entry(s, Path(path).parent) for s in script.shots]
@@ -277,7 +278,7 @@ def _rows(path):
 def load_clips(
     path, # CSV with `json_path`, `frame_number` and perhaps `video_path`
 )->list[Clip]:
-    "Read ShotStream's CSV: frame ranges are [start, stop), gaps are kept"
+    "Read ShotStream's CSV: frame ranges are [start, stop), gaps are kept. `StoryError` lists all problems"
     path = Path(path)
     clips, problems = [], []
     for line, row in _rows(path):
@@ -291,7 +292,7 @@ def shots_of(
     frames, # (f, h, w, 3) a film
     spans,  # From a `Clip`
 )->list:    # One (f, h, w, 3) per shot
-    "Cut a film into its shots; frames in the gaps are left out"
+    "Cut a film into its shots; frames in the gaps are left out. `StoryError` if the film is too short for them"
     last = max((b for _, b in spans), default=0)
     if last > len(frames):
         raise StoryError([f"frame_number: the last range ends at {last}, the film has {len(frames)} frames"])

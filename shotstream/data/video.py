@@ -27,7 +27,7 @@ def as_strip(
     count=8,    # How many to show, evenly spaced
     gap=2,      # White pixels between them
 ):              # (h, w', 3) uint8 array
-    "A film strip: the first frame, the last, and some between"
+    "A film strip: the first frame, the last, and some between. `InputError` unless `count` is a whole number from 1"
     frames = as_frames(frames)
     whole("count", count)
     picks = frames[np.linspace(0, len(frames)-1, min(count, len(frames))).round().astype(int)]
@@ -42,7 +42,7 @@ def contact_sheet(
     count=8,    # Frames per shot
     scale=1,    # Whole-number enlargement
 ):              # (h', w', 3) uint8 array
-    "One row per shot"
+    "One row per shot. `InputError` without shots, and if the sheet would be too large"
     whole("scale", scale)
     if not hasattr(shots, "__len__") or not len(shots): raise InputError("a contact sheet needs at least one shot")
     strips = [as_strip(s, count) for s in shots]
@@ -58,7 +58,8 @@ FILM_ENDS = ".mp4", ".mkv", ".mov", ".ts"     # What `write_video` can write
 THREADS = 1     # Of the encoder, however many cores there are: with several, bytes differ from run to run
 
 def check_film(path, size, fps=FPS, crf=16)->Path:
-    "What a film asks for, looked at before any work: name, picture size, speed, quality"
+    """What a film asks for, looked at before any work: name, picture size, speed, quality. `InputError` says what
+    cannot be"""
     try: check_size(size)
     except InputError:
         raise InputError(f"H.264 needs an even height and width, got {' x '.join(map(str, size))}; scale=2 helps, "
@@ -74,7 +75,8 @@ def film_writer(
 ):
     """`write_video` for a film that comes in pieces: hands out a function that takes the next frames.
 
-    The film appears when the last piece is in. Whatever goes wrong before, an older film of that name stays."""
+    The film appears when the last piece is in. Whatever goes wrong before, an older film of that name stays.
+    `InputError` as in `check_film`"""
     import av                                     # here, because training machines need not have it
     exact = {"fflags": "bitexact"}                 # no random number in an .mkv
     with whole_file(check_film(path, size, fps, crf)) as part, av.open(os.fspath(part), "w", options=exact) as out:
@@ -126,6 +128,7 @@ def open_film(path):
     except UnicodeEncodeError:
         raise InputError("FFmpeg cannot open a name that is not UTF-8: rename it", path) from None
     with foreign(path, "rename it", "no name of a file"):
+        if path.is_dir(): raise InputError("a folder, not a film", path)
         if not path.is_file(): raise MissingFile("no such film", path)
     try:
         # PyAV before 19 must be told what to do about titles that are not UTF-8
@@ -196,7 +199,8 @@ def upright(
 def read_video(
     path, # Any film that FFmpeg knows
 ):        # (f, h, w, 3) uint8 tensor
-    "All frames of a film, upright; 1.2 MB of memory for one of 480 x 832"
+    """All frames of a film, upright; 1.2 MB of memory for one of 480 x 832. `InputError` if it is no film, or its
+    pictures differ in size"""
     import torch                                      # here, because whoever only draws contact sheets needs none
     with foreign(path, "convert it to .mp4 first", "not a film that can be read"):
         frames = [upright(f.to_ndarray(format="rgb24"), f) for f in frames_of(path)]

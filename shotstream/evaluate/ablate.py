@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAPER_COLUMNS', 'PAPER', 'PAPER_FPS', 'ROWS', 'TABLES', 'PACKED', 'CONTEXT', 'POLICIES', 'SHIPPED', 'KINDS', 'JOBS',
            'TRACKS', 'SCENE', 'TRAINING_SHARE', 'ENOUGH', 'Row', 'comparisons', 'Job', 'jobs_of', 'Track', 'Run',
-           'start_run', 'weights_hash', 'make_stage', 'make_rival', 'make_student', 'make_pairs', 'ShortShots',
+           'start_run', 'files_hash', 'make_stage', 'make_rival', 'make_student', 'make_pairs', 'ShortShots',
            'train_job', 'story_of', 'lengths_of', 'through_codec', 'switched', 'film_row', 'score_film', 'score_shots',
            'paper_scorer', 'measure_row', 'clock_of', 'table_sheet', 'stories_for', 'as_rows', 'mean_of', 'paired',
            'by_story', 'can_tell', 'verdict', 'compare', 'agreement', 'shot_by_shot', 'summary', 'command', 'ablate',
@@ -18,30 +18,30 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 from tqdm.auto import tqdm
-from ..data.video import contact_sheet
+from ..data.video import contact_sheet, write_picture
 from .exam import HERO, distance, readings
 from .features import toy_extractors
 from .metrics import columns, flat_share, interval
 from .systems import (
-    SYSTEMS, TABLE_1, Clock, by_chunks, captions_of, film_frames, film_next_shots, film_story)
+    SYSTEMS, TABLE_1, ShotRope, by_chunks, captions_of, film_frames, film_next_shots, film_story)
 from .variants import (
     FilmDataset, FilmLoss, ShortHistory, ShortOwnHistory, SINGLE_TRAINING, SingleShots, Size, SystemFilms,
     flow_stage, load_network, make_variant, next_shot_stage, shotstream_stage, system_stage)
 from ..generate.teacher import TOY_GUIDANCE, TOY_SAMPLING, TOY_TRAINING, drop_history, sample_shot
-from ..model.checkpoints import merge_lora, read_checkpoint
-from ..model.pixels import to_float, to_uint8
+from ..generate.pipeline import without_lora
+from ..model.files import whole_file
+from ..model.pixels import decode_frames, to_float
 from ..model.transformer import ShotTransformer
-from ..toy.classifier import CAPTIONED, AttributeClassifier, truth
+from ..model.weights import read_json
+from ..toy.classifier import CAPTIONED, truth
 from ..toy.networks import ASSETS
 from ..toy.render import render_shot
-from ..toy.vae import ToyVAE
-from ..toy.vocabulary import toy_tokenizer
 from ..toy.world import draw_story, world_hash
 from ..train.loop import Trainer, save_text, seed_of, start_machine
 from ..train.optim import keep_freed_memory
 from ..train.recipes import same_settings
 from ..train.stages import (
-    Models, OdeLoss, OdePairs, PairSettings, channel_weight, copy_of, generate_ode_pairs, load_text_encoder)
+    Models, OdeLoss, OdePairs, PairSettings, channel_weight, copy_of, generate_ode_pairs, toy_models)
 
 # %% ../../nbs/backstage/evaluate/ablate.ipynb #84f83291
 PAPER_COLUMNS = ("intra_subject", "intra_background", "inter_semantic", "inter_subject", "inter_background",
@@ -259,9 +259,7 @@ class Run:
     def network(self, name:str, seed:int)->ShotTransformer:
         folder, *lora = self.folders(name, seed)
         network = load_network(folder)
-        for one in lora: # the shipped weights hold stage 2: without it they are those of stage 1
-            less = read_checkpoint(one/"stage2_lora.safetensors").state
-            network.load_state_dict(merge_lora(network.state_dict(), less, scale=-1.))
+        for one in lora: without_lora(network, one/"stage2_lora.safetensors")     # stage 1 is what ships, less stage 2
         return network.to(self.machine.device)
     def folders(self, name:str, seed:int)->list:
         "Where its weights are"
@@ -304,7 +302,7 @@ def start_run(
     minutes:float|None=None, steps:int|None=None, # Of the whole command, or steps of every job
     device=None, trains:bool=True,
 )->Run:
-    "Check everything before any time is spent"
+    "Check everything before any time is spent. `ValueError` for a track, base or length that cannot be"
     if track not in TRACKS: raise ValueError(f"track is one of {', '.join(TRACKS)}, got {track!r}")
     base = ASSETS/("base" if trains else "toy") if base is None else Path(base)
     if not (base/"transformer").exists() or not (base/"text_encoder").exists():
@@ -315,16 +313,14 @@ def start_run(
     if trains and (minutes or steps) <= 0: raise ValueError(f"more than 0 minutes or steps, got {minutes or steps}")
     accelerator, machine = start_machine(device, compiles=False)
     parts = ("transformer",) if trains else ("transformer", "teacher", "ode")
-    same_settings(Path(folder), dict(track=track, base=weights_hash(*(base/p for p in parts)), steps=steps,
+    same_settings(Path(folder), dict(track=track, base=files_hash(*(base/p for p in parts)), steps=steps,
                                      **{} if trains else dict(trains=False)))
     if machine.device.type == "cpu": keep_freed_memory()
-    vae = ToyVAE.from_pretrained(ASSETS/"toy"/"vae").float()
-    classifier = AttributeClassifier.from_pretrained(ASSETS/"classifier").float()
-    models = Models(vae, load_text_encoder(base/"text_encoder"), toy_tokenizer(), classifier=classifier)
+    models = toy_models(base/"text_encoder")
     return Run(Path(folder), base, TRACKS[track], accelerator, machine, models.frozen(machine.device), minutes, steps)
 
-def weights_hash(*folders)->str: # 16 hexadecimal digits
-    "Which weights these are"
+def files_hash(*folders)->str: # 16 hexadecimal digits
+    "Of files of weights: which ones these are. Of a network in memory: `weights_hash`"
     digest = hashlib.sha256()
     for folder in folders:
         for file in sorted(Path(folder).glob("*.safetensors")): digest.update(file.read_bytes())
@@ -394,7 +390,7 @@ class ShortShots:
     "Next shots of one length, whatever length is asked for"
     def __init__(self, data, frames:int): self.data, self.frames = data, frames
     @property
-    def marks(self)->dict: return dict(self.data.marks, shots="next", frames=str(self.frames))
+    def provenance(self)->dict: return dict(self.data.provenance, shots="next", frames=str(self.frames))
     def batch(self, generator, n:int, frames:int): return self.data.batch(generator, n, self.frames)
 
 def train_job(run:Run, name:str, seed:int):
@@ -422,7 +418,8 @@ def lengths_of(row:Row, size:Size)->list: # Frames of every shot
 def through_codec(vae, story)->torch.Tensor: # (f, h, w, 3) uint8
     "Renders as systems decode that lay all shots on one axis: a latent's frames lean on those before a cut"
     film = torch.cat([render_shot(story, k) for k in range(len(story.shots))])[None].to(vae.device)
-    return to_uint8(vae.decode(vae.encode(to_float(film).to(vae.dtype)).latent_dist.mode()).sample)[0].cpu()
+    z = vae.encode(to_float(film).to(vae.dtype)).latent_dist.mode()                            # 1 z f h w
+    return decode_frames(vae, z.transpose(1, 2))[0].cpu()
 
 def switched(
     shoot,      # For `film_next_shots`
@@ -449,13 +446,13 @@ def film_row(
         if system.schedule.lag == 0: system = replace(system, schedule=replace(system.schedule, steps=run.track.steps))
         return film_story(model, system, run.models, [story], latents, g)[0]
     system = SYSTEMS["shotstream"]
-    if row.switch == "no_indicator": system = replace(system, clock=Clock())
+    if row.switch == "no_indicator": system = replace(system, rope=ShotRope())
     text = captions_of(system, [story], run.models)
-    sampling = replace(TOY_SAMPLING, steps=run.track.steps, phi=system.clock.phi)
+    sampling = replace(TOY_SAMPLING, steps=run.track.steps, phi=system.rope.phi)
     def slow(context, table, text): return sample_shot(model, context, table, text, sampling, TOY_GUIDANCE, g)
     shoot = switched(slow if row.film == "teacher" else by_chunks(model, system, g), row.switch)
     shots = film_next_shots(shoot, run.models, text, latents, row.rule)
-    return torch.cat([to_uint8(run.models.vae.decode(z.transpose(1, 2)).sample)[0].cpu() for z in shots])
+    return torch.cat([decode_frames(run.models.vae, z)[0].cpu() for z in shots])
 
 SCENE = ("sky", "sun", "hills", "prop_1", "prop_2")
 
@@ -513,7 +510,10 @@ def measure_row(
 )->dict:         # JSON-able
     "Film all stories, score them, keep a contact sheet; what was measured before is read"
     file = run.folder/"rows"/f"{row.name}-{seed}.json"
-    if file.exists(): return json.loads(file.read_text())
+    weights = files_hash(*run.folders(row.job, seed))
+    if file.exists():
+        old = read_json(file, "what was measured of a row")
+        if old.get("weights") == weights and len(old.get("values", ())) == stories: return old
     scorer = scorer or run.scorer()
     model, size, frames = run.network(row.job, seed).eval(), run.track.size, lengths_of(row, run.track.size)
     values, by_shot, strips, seconds, clock, start = [], [], [], 0., clock_of(run.machine.device), time.time()
@@ -527,9 +527,9 @@ def measure_row(
         by_shot.append({k: [*map(rounded, v)] for k, v in shots.items()})
         if i < 2: strips.append(torch.cat([s[[0, len(s)//2, -1]] for s in film.split(frames)]))
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(contact_sheet(strips, count=3*len(frames))).save(file.with_suffix(".png"))
+    write_picture(file.with_suffix(".png"), contact_sheet(strips, count=3*len(frames)))
     out = dict(values=values, by_shot=by_shot, fps=round(sum(frames)*stories/seconds, 3),
-               weights=weights_hash(*run.folders(row.job, seed)),
+               weights=weights,
                steps=None if row.job in PACKED else run.taken(row.job, seed), wall=round(time.time() - start, 1))
     save_text(file, json.dumps(out))
     return out
@@ -549,7 +549,6 @@ def table_sheet(
         sheet.paste(strip.crop((0, 0, w, h)), (130, i*h))
         ImageDraw.Draw(sheet).text((4, i*h + h//2 - 6), row.name, "black")
     return sheet.quantize(64)                        # small enough to be kept with the results
-
 
 # %% ../../nbs/backstage/evaluate/ablate.ipynb #422ffc3e
 TRAINING_SHARE = .8   # Of the minutes; the rest is for films and judging
@@ -667,7 +666,7 @@ def summary(run:Run, table:str, seeds:int, measured:dict, seconds:float)->dict: 
     compared = compare(table, measured)
     return dict(table=table, trained=table not in SHIPPED, seeds=seeds, track=asdict(run.track), minutes=run.minutes,
                 steps=run.steps,
-                kinds=run.kinds(), base=weights_hash(run.base/"transformer"), world=world_hash(),
+                kinds=run.kinds(), base=files_hash(run.base/"transformer"), world=world_hash(),
                 machine=str(run.machine), threads=torch.get_num_threads(), torch=torch.__version__,
                 seconds_of_this_sitting=round(seconds, 1), rows=rows, comparisons=compared,
                 agreement=[*agreement(compared)])
@@ -690,7 +689,8 @@ def ablate(
     options:dict|None=None,          # `steps` of every job instead of minutes; `base`, another base; `rows`, only these
     progress:bool=True,
 )->dict: # What is also written to `results.json`
-    "Train, film, measure and compare every row of a table (§5)"
+    """Train, film, measure and compare every row of a table (§5). `ValueError` for an unknown table or row, no seeds,
+    and weights that are missing"""
     if table not in ROWS: raise ValueError(f"table is one of {', '.join(ROWS)}, got {table!r}")
     if seeds < 1: raise ValueError(f"at least one seed, got {seeds}")
     o, began = options or {}, time.time()
@@ -724,7 +724,7 @@ def ablate(
     result = summary(run, table, seeds, measured, time.time() - began)
     result["command"] = command(table, seeds, track, minutes, o)
     save_text(run.folder/"results.json", json.dumps(result, indent=1) + "\n")
-    table_sheet(run, rows).save(run.folder/"sheet.png", optimize=True)
+    with whole_file(run.folder/"sheet.png") as part: table_sheet(run, rows).save(part, optimize=True)
     return result
 
 # %% ../../nbs/backstage/evaluate/ablate.ipynb #2a80540d

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UMT5_XXL', 'CHUNK', 'KINDS', 'RATES', 'LONGEST', 'CARDS', 'WAYS', 'random_pipeline', 'pass_flops', 'text_kv_flops',
-           'text_flops', 'Allocations', 'CodecStep', 'codec_steps', 'Stage', 'weight_bytes', 'frame_sizes', 'shot_work',
+           'text_flops', 'Allocations', 'CodecStep', 'codec_steps', 'Work', 'weight_bytes', 'frame_sizes', 'shot_work',
            'add_up', 'ideal_seconds', 'gantt', 'first_frame', 'pass_bytes', 'MemoryPlan', 'memory_plan', 'what_fits',
            'fits_table', 'NoCache']
 
@@ -167,9 +167,9 @@ def codec_steps(
 
 # %% ../../nbs/gpu/24_seconds.ipynb #a16eb22e
 @dataclass
-class Stage:
+class Work:
     "One piece of work on the way to a shot"
-    name:str        # context, text, read, look, decode, commit or encode
+    name:str        # context, text, text_kv, denoise, append, decode or encode
     flops:dict      # {part: operations}
     bytes:int       # That must move, at the least: weights once, and what is cached once
     chunk:int=-1    # Of the shot; -1: of none
@@ -219,18 +219,18 @@ def shot_work(
     latents:int=21,     # Of the shot: 81 frames
     number:int=1,       # Of the shot in its story: a first shot has no past
     budget:int=6, window:int=21, sink:int=0, steps:int=4, # See `Settings`
-)->list[Stage]:         # In the order in which a stream does them
+)->list[Work]:          # In the order in which a stream does them
     "Exact counts of everything one shot costs"
     size, config, length = tuple(size or pipe.config.size), pipe.transformer.config, pipe.tokenizer.model_max_length
     (tokens, frame), codec = frame_sizes(pipe, size), codec_steps(pipe.vae, size)
     weights = weight_bytes(pipe.transformer)
     def denoise(name, chunk, frames, key_frames, captions=0):
-        return Stage(name, pass_flops(config, tokens, frames, key_frames, captions, length, name == "denoise"),
-                     weights + key_frames*frame, chunk, frames, key_frames)
-    def use_codec(name, step, chunk=-1): return Stage(name, {"codec": codec[step].flops}, codec[step].moved, chunk, 1)
+        return Work(name, pass_flops(config, tokens, frames, key_frames, captions, length, name == "denoise"),
+                    weights + key_frames*frame, chunk, frames, key_frames)
+    def use_codec(name, step, chunk=-1): return Work(name, {"codec": codec[step].flops}, codec[step].moved, chunk, 1)
     context = denoise("context", -1, budget, budget, min(number, budget) or 1)  # every shot of the past has its caption
-    text = Stage("text", text_flops(pipe.text_encoder.config, length), weight_bytes(pipe.text_encoder))
-    read = Stage("text_kv", text_kv_flops(config, length), 0)                 # its weights are a small part of a step's
+    text = Work("text", text_flops(pipe.text_encoder.config, length), weight_bytes(pipe.text_encoder))
+    read = Work("text_kv", text_kv_flops(config, length), 0)                 # its weights are a small part of a step's
     history = History(None, budget)
     history.count = number
     stills = len(history.wanted(1 + 4*(latents-1)))
@@ -241,7 +241,7 @@ def shot_work(
 
 def add_up(
     stages,
-    by="name",  # Field of `Stage`; "part": kinds of operations
+    by="name",  # Field of `Work`; "part": kinds of operations
 )->dict:        # {value: operations}
     "Operations of many stages, summed by what they are"
     total = {}
@@ -259,7 +259,7 @@ RATES = {name: dict(linear=a*1e12, attention=b*1e12, convolution=c*1e12, bytes=4
          dict(ceiling=(790, 790, 790), bf16=(600, 560, 300), fp8=(950, 560, 300), stock=(500, 370, 162)).items()}
 
 def ideal_seconds(
-    stage:Stage,
+    stage:Work,
     rates=RATES["bf16"], # {"linear", "attention", "convolution": operations per second, "bytes": per second}
 )->float:
     "Roofline: computing or waiting for bytes, whichever takes longer"
@@ -331,7 +331,7 @@ def memory_plan(
     text:str="gpu",     # Where the text encoder is: "gpu", "visits" (for every prompt), "cpu", or "released" afterwards
     budget:int=6, window:int=21, sink:int=0, # See `Settings`
 )->MemoryPlan:
-    "Where the bytes are while a story is filmed; a teacher is not counted"
+    "Where the bytes are while a story is filmed; a teacher is not counted. `ValueError` for another `text`"
     if text not in ("gpu", "visits", "cpu", "released"):
         raise ValueError(f'text is "gpu", "visits", "cpu" or "released", got {text!r}')
     size, dtype, c = tuple(size or pipe.config.size), dtype or pipe.transformer.dtype, pipe.transformer.config

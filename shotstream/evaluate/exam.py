@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHOT', 'HERO', 'evaluation_story', 'seen_before', 'chance_answer', 'distance', 'by_teacher', 'by_student',
-           'true_shot', 'true_batch', 'decode_film', 'sampled', 'film_errors', 'film_looks', 'joined', 'chance_errors',
+           'true_shot', 'true_batch', 'sampled', 'film_errors', 'film_looks', 'joined', 'chance_errors',
            'run_evaluation', 'table', 'report', 'mean_score', 'readings', 'lasting', 'drift', 'drift_apart',
            'drift_ratio', 'identity_matrix', 'retold', 'diversity', 'EvaluationOptions', 'reference_features',
            'frechet_scores', 'diversity_scores', 'exam_scores', 'evaluate_model']
@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 from dataclasses import asdict, dataclass, replace
-from ..model.pixels import to_float, to_uint8
+from ..model.pixels import decode_frames, to_float
 from ..toy.latents import collate, context_picks, next_shot_example
 from ..toy.classifier import CIRCLES, CLASSES, LINES, UNCAPTIONED, CAPTIONED, errors, truth, visible
 from .metrics import flat_share, frechet_distance, interval, motion, score
+from .systems import film_next_shots
 from ..train.stages import Models, own_history
 from ..model.flow import Guidance, Sampling
 from ..toy.vocabulary import encode_captions
@@ -89,13 +90,6 @@ def true_batch(
     text = encode_captions(prompts, tokenizer, text_encoder).to(vae.device)
     return context, x0, table.to(vae.device), text, torch.stack(films)
 
-@torch.no_grad()
-def decode_film(
-    vae, z, # A codec; (b, f, z, h, w) latents
-)->torch.Tensor: # (b, 4f-3, h, w, 3) uint8
-    "Latents -> films"
-    return to_uint8(vae.decode(z.transpose(1, 2).to(vae.dtype)).sample)
-
 def sampled(classifier, video): return video[:, ::4].to(classifier.device) # one frame of every latent
 
 def film_errors(classifier, video, truths)->dict: # {attribute: (b,) errors, on the CPU}
@@ -129,7 +123,7 @@ def run_evaluation(
     batch:int=16, progress=True,
 )->dict: # "upper_bound", "chance", every history: {attribute: (n,) errors}; "looks": of "renders", "codec" and "model"
     """Film the third shot of every evaluation story with each history, and let the classifier read it; looks: with the
-    own one"""
+    own one. `ValueError` if a batch has one story alone, and other histories are wanted"""
     if "other" in histories and (n-1) % batch == 0:
         raise ValueError(f"n={n} in batches of {batch} leaves one story alone, with no other's history: change one")
     vae, classifier = models.vae, models.classifier
@@ -144,7 +138,7 @@ def run_evaluation(
         looks["renders"].append(film_looks(classifier, real))
         for name in ("upper_bound", *histories):
             z = x0 if name == "upper_bound" else film(*pasts[name], text, torch.Generator().manual_seed(first+start))
-            video = decode_film(vae, z)
+            video = decode_frames(vae, z)
             rows[name].append(film_errors(classifier, video, asked))
             if kind := dict(upper_bound="codec", own="model").get(name):
                 looks[kind].append(film_looks(classifier, video))
@@ -226,26 +220,25 @@ def lasting(story, last): # Set of names
 def drift(
     film, models:Models, # As in `run_evaluation`
     n:int=64, shots:int=5, batch:int=16, progress=False,
+    pixels:str="uint8",  # See `Sampling.context_pixels`
 )->dict: # {"own", "true": {attribute: (n,) errors in the last shot}, "films": latents of every shot}
     "Film `n` unseen stories of several shots from their own past, and their last shots from the true past"
     stories = [draw_story(20_000 + i, n_shots=shots, frames=33, held_out=True, pair=0.) for i in range(n)]
     vae, classifier = models.vae, models.classifier
     last, rows = shots-1, dict(own=[], true=[], films=[])
-    blank = torch.zeros(vae.config.z_dim, 8, 8, device=vae.device)
     for start in tqdm(range(0, n, batch), disable=not progress, desc="drift"):
         part, generator = stories[start:start+batch], torch.Generator().manual_seed(start)
         prompts = [[compose_prompt(s.caption, shot.caption) for shot in s.shots] for s in part]
         text = encode_captions(prompts, models.tokenizer, models.text_encoder).to(vae.device)
-        names, done = [lasting(s, last) for s in part], []
+        names = [lasting(s, last) for s in part]
         keep = lambda truths: [{k: v for k, v in t.items() if k in ok} for t, ok in zip(truths, names)]
-        for k in range(shots):
-            context, table = own_history(vae, done, 9, len(part), blank)
-            done.append(film(context, table.to(vae.device), text, generator))
+        done = film_next_shots(lambda *asked: film(*asked, generator), models, text, [9]*shots,
+                               pixels=pixels)
         rows["films"].append(torch.stack(done, 1))
-        believed = readings(classifier(sampled(classifier, decode_film(vae, done[0]))))
-        rows["own"].append(film_errors(classifier, decode_film(vae, done[-1]), keep(believed)))
+        believed = readings(classifier(sampled(classifier, decode_frames(vae, done[0]))))
+        rows["own"].append(film_errors(classifier, decode_frames(vae, done[-1]), keep(believed)))
         context, _, table, text, _ = true_batch(part, last, models.text_encoder, models.tokenizer, vae)
-        again = decode_film(vae, film(context, table, text, generator))
+        again = decode_frames(vae, film(context, table, text, generator))
         rows["true"].append(film_errors(classifier, again, keep([truth(s, last) for s in part])))
     out = {k: {name: torch.cat([r[name] for r in rows[k]]) for name in UNCAPTIONED} for k in ("own", "true")}
     return dict(out, films=torch.cat(rows["films"]))
@@ -281,7 +274,7 @@ def identity_matrix(
     vae, classifier,
 )->list:          # shots x shots: mean distance of the hero's secrets between shot i and shot j
     "Is it the same hero in every shot?"
-    predicted = [classifier(torch.cat([sampled(classifier, decode_film(vae, z)) for z in shot.split(16)]))
+    predicted = [classifier(torch.cat([sampled(classifier, decode_frames(vae, z)) for z in shot.split(16)]))
                  for shot in films.unbind(1)]
     read = [readings(s) for s in predicted]
     apart = lambda a, b: torch.stack([errors(a, b)[k].nanmean() for k in HERO]).mean().item()
@@ -306,12 +299,12 @@ def diversity(
     story, vae, classifier = draw_story(seed, n_shots=1, frames=33, pair=0.), models.vae, models.classifier
     prompt = compose_prompt(story.caption, story.shots[0].caption)
     text = encode_captions([[prompt]], models.tokenizer, models.text_encoder).to(vae.device)
-    blank, films = torch.zeros(vae.config.z_dim, 8, 8, device=vae.device), []
+    films = []
     for start in tqdm(range(0, n, batch), disable=not progress, desc="diversity"):
         b = min(batch, n-start)
-        context, table = own_history(vae, [], 9, b, blank)
+        context, table = own_history(vae, [], 9, b)
         z = film(context, table.to(vae.device), text.expand(b, -1, -1, -1), torch.Generator().manual_seed(start))
-        films.append(decode_film(vae, z))
+        films.append(decode_frames(vae, z))
     videos = dict(model=torch.cat(films), world=torch.stack([render_shot(retold(story, i), 0) for i in range(n)]))
     names = [k for k in UNCAPTIONED if k != "hue" and visible(story, 0, k, 16) and not k.endswith("_angle")]
     def distances(video):
@@ -325,12 +318,13 @@ def diversity(
 # %% ../../nbs/backstage/evaluate/exam.ipynb #a7cb038b
 @dataclass(frozen=True)
 class EvaluationOptions:
-    "How much `evaluate_model` films, and how"
+    "How much `evaluate_model` films, and how. `ValueError` for less than 2 of anything"
     batch:int=16          # Shots at once; decides whose history is the "other" one: compare models at one batch only
     stories:int|None=None # Stories whose drift is measured; by default a quarter of the shots
     story_shots:int=5     # Shots of such a story
     seeds:int|None=None   # First shots of one caption; by default as many as shots
     first:int=0           # Number of the first question
+    context_pixels:str="uint8" # How the own past is encoded again, see `Sampling`
     progress:bool=True    # Show bars?
 
     def __post_init__(self):
@@ -410,12 +404,14 @@ def evaluate_model(
     control=None,         # Another film function, whose drift is subtracted; for stage 2: stage 1 simply continued
     options:EvaluationOptions=EvaluationOptions(),
 )->dict: # JSON-able; every score with an interval is [value, 2.5 %, 97.5 %], what could not be measured `None`
-    "What a model is judged by: scores with three histories, flat share, Fréchet distance, motion, diversity, drift"
+    """What a model is judged by: scores with three histories, flat share, Fréchet distance, motion, diversity, drift.
+    `ValueError` for fewer than 8 shots"""
     if n < 8: raise ValueError(f"n={n}: at least 8 shots, or no attribute can be judged")
     o = options
     stories, seeds = o.stories or max(2, n//4), o.seeds or n
     evaluation = run_evaluation(film, models, n, o.first, batch=o.batch, progress=o.progress)
-    drifted = drift(film, models, stories, o.story_shots, o.batch, o.progress)
+    measure = stories, o.story_shots, o.batch, o.progress, o.context_pixels
+    drifted = drift(film, models, *measure)
     spreads = diversity(film, models, seeds, batch=o.batch, progress=o.progress)
     mean = lambda past: torch.stack(list(drifted[past].values())).nanmean(1).nanmean().item()
     out = dict(shots=n, stories=stories, seeds=seeds, options=asdict(o), **exam_scores(evaluation),
@@ -423,6 +419,6 @@ def evaluate_model(
                diversity=diversity_scores(spreads), motion_of_first_shots=spreads["motion"][0]/spreads["motion"][1],
                drift=dict(shot=o.story_shots, own=mean("own"), true=mean("true"), ratio=drift_ratio(drifted)))
     if control:
-        less, around = drift_apart(drifted, drift(control, models, stories, o.story_shots, o.batch, o.progress))
+        less, around = drift_apart(drifted, drift(control, models, *measure))
         out["less_control"] = (less, *around)
     return _plain(out)

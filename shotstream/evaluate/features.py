@@ -73,7 +73,7 @@ class Extractors:
         name:str,   # One of the fields
         column:str, # Who asks
     ):              # The extractor. Raises `ValueError` where there is none
-        "An extractor, or a sentence"
+        "An extractor, or a sentence that says what is missing (`ValueError`)"
         if name not in (names := [f.name for f in fields(self)]):
             raise ValueError(f"no extractor is called {name!r}; there are {', '.join(names)}")
         if (found := getattr(self, name)) is None:
@@ -97,7 +97,7 @@ class Hypercolumns:
         x = frames.to(self.classifier.device).permute(0, 3, 1, 2).to(self.classifier.dtype)/127.5 - 1
         small = F.interpolate(x, (SIDE, SIDE), mode="area")
         stack = [small, small**2]
-        for i, layer in enumerate(self.classifier.look[:LAYERS[-1]+1]):
+        for i, layer in enumerate(self.classifier.backbone[:LAYERS[-1]+1]):
             x = layer(x)
             if i in LAYERS: stack.append(F.interpolate(x, (SIDE, SIDE), mode="bilinear", align_corners=False))
         return torch.cat(stack, 1).permute(0, 2, 3, 1).float().cpu()
@@ -105,7 +105,7 @@ class Hypercolumns:
     def __call__(self,
         frames:Tensor, # (f, 64, 64, 3) uint8, the size that the classifier reads
     )->Tensor:         # (f, 32, 32, d) float32, on the CPU
-        "What is where"
+        "What is where. `ValueError` if the frames are not (f, 64, 64, 3)"
         if tuple(frames.shape[1:]) != (64, 64, 3):
             raise ValueError(f"the toy's classifier reads frames (f, 64, 64, 3), got {tuple(frames.shape)}")
         if self.last is None or not torch.equal(self.last[0], frames):    # hero, place and masks ask about one shot

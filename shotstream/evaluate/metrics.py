@@ -51,7 +51,7 @@ def flat_share(
 def motion(
     video:Tensor, # (..., f, h, w, 3) uint8, at least two frames
 )->Tensor:        # (...) in [0, 1], one number per film
-    "Mean absolute difference of neighbouring frames"
+    "Mean absolute difference of neighbouring frames. `ValueError` for fewer than two"
     if video.ndim < 4 or video.shape[-4] < 2:
         raise ValueError(f"motion needs films (..., f, h, w, 3) of two frames or more, got {tuple(video.shape)}")
     return video.float().diff(dim=-4).abs().mean((-4, -3, -2, -1))/255
@@ -62,7 +62,8 @@ def frechet_distance(
 )->float: # At least 0
     """Fréchet distance of two Gaussians fitted to features (FID, FVD), with the unbiased covariance.
 
-    It is biased upwards when n or m is small against d: say the sample size, and what two sets of renders score."""
+    It is biased upwards when n or m is small against d: say the sample size, and what two sets of renders score.
+    `ValueError` for fewer than two films, and for other shapes"""
     a, b = (x.detach().cpu().double() for x in (features_a, features_b))
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"features are (n, d) and (m, d), got {tuple(a.shape)} and {tuple(b.shape)}")
@@ -207,7 +208,8 @@ def shot_cut_accuracy(
     found, wanted,   # First frames of all shots but the first
     frames:int,      # Of the film
 )->float:            # In (0, 1]; 1: every cut where it was asked for, and no other
-    "`exp(-NSD)` (HoloCine, §5.1); the rule is that of `match_cuts` with a penalty of `frames/(len(wanted)+1)`"
+    """`exp(-NSD)` (HoloCine, §5.1); the rule is that of `match_cuts` with a penalty of `frames/(len(wanted)+1)`.
+    `ValueError` if a cut lies outside of the film"""
     if frames < 1 or not all(0 < c < frames for c in (*found, *wanted)):
         raise ValueError(f"cuts lie inside a film of {frames} frames, got {list(found)} and {list(wanted)}")
     return math.exp(-match_cuts(found, wanted, frames/(len(wanted)+1))[1]/frames)
@@ -225,7 +227,7 @@ def text_alignment(
     story,       # A `Story` or a `Script`: as many captions
     video_text,  # `features.VideoText`
 )->float:        # At most 1
-    "Mean agreement of shots and captions (§5.1)"
+    "Mean agreement of shots and captions (§5.1). `ValueError` if they are not equally many"
     if len(shots) != len(story.shots):
         raise ValueError(f"text_alignment: {len(shots)} shots, but the story has {len(story.shots)} captions")
     values = [video_text.alignment(shot, story.caption, asked.caption) for shot, asked in zip(shots, story.shots)]
@@ -256,7 +258,7 @@ def moves(
 def dynamic_degree(
     shots, flow, fps:int=16, # As in `moves`
 )->float:                    # In [0, 1]
-    "Share of shots that move (VBench, §5.1); a cut between them is no motion"
+    "Share of shots that move (VBench, §5.1); a cut between them is no motion. `ValueError` without shots"
     if not shots: raise ValueError("dynamic_degree: no shots")
     return sum(moves(s, flow, fps) for s in shots)/len(shots)
 
@@ -379,7 +381,7 @@ def summary(
     rows,              # From `columns`
     draws:int=500,
 )->dict:               # {column: (mean, 2.5 %, 97.5 %, stories that have it)}
-    "Means with bootstrap intervals over stories; a column that no story has is left out"
+    "Means with bootstrap intervals over stories; a column that no story has is left out. `ValueError` without stories"
     if not rows: raise ValueError("summary: no rows")
     out = {}
     for name in rows[0].values:

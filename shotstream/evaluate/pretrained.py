@@ -113,7 +113,7 @@ class PatchFeatures:
         return cls(load_pretrained("Dinov2Model", name, **kwargs).eval())
 
     def __call__(self, frames:Tensor)->Tensor: # (f, size/patch, size/patch, d)
-        "One vector for each patch"
+        "One vector for each patch. `ValueError` if patches do not divide `size`"
         if self.size % (patch := self.model.config.patch_size):
             raise ValueError(f"size={self.size} is no multiple of the model's patches of {patch}")
         x, n = as_pixels(frames, self.size, **IMAGENET, crop=False), self.size//patch
@@ -202,7 +202,7 @@ def middle_frames(
     return shot[((torch.arange(n) + .5)*len(shot)/n).long()]
 
 def viclip(*args, **kwargs):
-    "Refuses: what it is, and what to take"
+    "Refuses: what it is, and what to take (`OSError`)"
     raise OSError("ViCLIP is not in transformers, and its code would have to be run from its checkpoint: take "
                   "ClipVideoText.from_pretrained() or XClipVideoText.from_pretrained(), or write your own with .video "
                   "and .alignment (features.VideoText)")

@@ -49,7 +49,7 @@ def draw_prompts(
     n:int=24,     # The paper's user study shows 24
     kind="full", seed:int=0, folder=None,
 )->dict:          # {name: `Script`}
-    "Some of the stories, the same for the same seed (§5.2)"
+    "Some of the stories, the same for the same seed (§5.2). `ValueError` if there are fewer"
     stories = evaluation_stories(kind, folder)
     if not 1 <= n <= len(stories): raise ValueError(f"n={n}: there are {len(stories)} stories")
     return {name: stories[name] for name in sorted(random.Random(seed).sample(sorted(stories), n))}
@@ -151,7 +151,7 @@ def input_style(
     script:Script, # A story
     system:str,    # One of `INPUT_STYLES`
 ):                 # A dict for JSON, or for Infinity-RoPE a text
-    "One story as one system reads it (§5.1)"
+    "One story as one system reads it (§5.1). `ValueError` for an unknown system"
     if system not in INPUT_STYLES:
         raise ValueError(f"no system is called {system!r}; there are {', '.join(INPUT_STYLES)}")
     return INPUT_STYLES[system](script)

@@ -16,7 +16,9 @@ from ..toy.render import render_shot
 from ..toy.vocabulary import encode_captions
 from ..toy.world import Shot, Story, draw_story, shot_caption
 from ..train.stages import own_history
-from .exam import HERO, decode_film, readings, sampled
+from .exam import HERO, readings, sampled
+from ..generate.components import shot_seed
+from ..model.pixels import decode_frames
 from .features import caption_attributes
 from .metrics import interval, score
 from ..train.stages import Models
@@ -51,21 +53,21 @@ def recurrence_films(
     stories,       # From `recurrence_story`, all of one length
     gaps=(1, 2, 4, 8), seed:int=0,
 )->dict:           # {0: films of the first shot, gap: films of the return}, (b, f, h, w, 3) uint8
-    "Film a batch of stories; the hero returns after each gap"
+    "Film a batch of stories; the hero returns after each gap. `ValueError` for gaps that the stories do not have"
     most = len(stories[0].shots) - 2
     if not gaps or min(gaps) < 1 or max(gaps) > most:
         raise ValueError(f"gaps lie between 1 and {most}, got {list(gaps)}")
     vae = models.vae
     prompts = [[compose_prompt(s.caption, shot.caption) for shot in s.shots] for s in stories]
     text = encode_captions(prompts, models.tokenizer, models.text_encoder).to(vae.device)
-    blank, done, out = torch.zeros(vae.config.z_dim, 8, 8, device=vae.device), [], {}
+    done, out = [], {}
     def next_shot(rows, g):
-        context, table = own_history(vae, done, 9, len(stories), blank)
-        return film(context, table.to(vae.device), text[:, rows], torch.Generator().manual_seed(1000*seed + g))
+        context, table = own_history(vae, done, 9, len(stories))
+        return film(context, table.to(vae.device), text[:, rows], torch.Generator().manual_seed(shot_seed(seed, g)))
     for k in range(max(gaps)+1):
         done.append(next_shot([*range(k+1)], k))
-        if k == 0: out[0] = decode_film(vae, done[0])
-        if k in gaps: out[k] = decode_film(vae, next_shot([*range(k+1), most+1], 100+k))
+        if k == 0: out[0] = decode_frames(vae, done[0])
+        if k in gaps: out[k] = decode_frames(vae, next_shot([*range(k+1), most+1], 100+k))
     return out
 
 # %% ../../nbs/backstage/evaluate/recurrence.ipynb #314eea53
@@ -80,7 +82,7 @@ def recurrence(
     n:int=64,               # Stories
     gaps=(1, 2, 3, 4, 5, 6, 7, 8), batch:int=16, first:int=0, progress=False,
 )->dict: # {gap: {"hero", "place": (score, 2.5 %, 97.5 %)}}; 0: a stranger, 1: the same as renders are
-    "How well a hero and a place return after `gap` shots away"
+    "How well a hero and a place return after `gap` shots away. `ValueError` if a batch has one story alone"
     if n < 2 or batch < 2 or n % batch == 1:
         raise ValueError(f"n={n} in batches of {batch} leaves a story alone, without a stranger: change one")
     rows, classifier = {gap: [] for gap in gaps}, models.classifier
@@ -90,10 +92,10 @@ def recurrence(
         believed = readings(classifier(sampled(classifier, seen[0])))
         before, after = (torch.stack([render_shot(s, k) for s in stories]) for k in (0, max(gaps)+1))
         best = _differences(classifier, after, readings(classifier(sampled(classifier, before))))
-        strangers = _differences(classifier, seen[0], believed[1:] + believed[:1])
+        chance = _differences(classifier, seen[0], believed[1:] + believed[:1])
         for gap in gaps:
             own = _differences(classifier, seen[gap], believed)
-            rows[gap].append(torch.stack([own, strangers, best], 1))           # story, kind, hero or place
+            rows[gap].append(torch.stack([own, chance, best], 1))           # story, kind, hero or place
     scored = lambda x: score(*x.unbind(1))
     def both(x): return {name: (scored(y), *interval(y, scored)) for name, y in zip(("hero", "place"), x.unbind(-1))}
     return {gap: both(torch.cat(parts)) for gap, parts in rows.items()}

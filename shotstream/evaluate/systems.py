@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEXTS', 'PLACES', 'CUTS', 'OBJECTIVES', 'TOGETHER', 'CHUNKS', 'SYSTEMS', 'TABLE_1', 'schedule_matrix', 'Schedule',
-           'Clock', 'same_shot', 'openings', 'shot_or_first_frame', 'shot_or_openings', 'Mask', 'side_by_side',
+           'ShotRope', 'same_shot', 'openings', 'shot_or_first_frame', 'shot_or_openings', 'Mask', 'side_by_side',
            'own_and_general', 'rotated_text', 'route_text', 'CachePolicy', 'CacheBook', 'FilmCache', 'Card', 'System',
            'film_table', 'Filming', 'keyframes', 'memory_bank', 'memory_table', 'film_with_memory', 'film_next_shots',
            'by_chunks', 'film_frames', 'captions_of', 'film_story']
@@ -20,11 +20,12 @@ from ..generate.teacher import TOY_GUIDANCE, TOY_SAMPLING, sample_shot
 from ..model.flow import Guidance, Sampling, add_noise, guided, schedule, to_x0
 from ..model.frame_table import FrameTable, bidirectional_mask, causal_mask, next_shot_table, stack_stories
 from ..model.kv_cache import KVCache
-from ..model.pixels import to_float, to_uint8
+from ..model.pixels import decode_frames, to_float
 from ..model.rope import rope_freqs, rotate
 from ..model.text import compose_prompt
+from ..toy.vae import LATENT_SIDE
 from ..toy.vocabulary import encode_captions
-from ..train.self_forcing import own_context, rollout
+from ..train.self_forcing import rollout
 from ..train.stages import Models, own_history
 
 # %% ../../nbs/backstage/evaluate/systems.ipynb #2b63cf81
@@ -33,7 +34,8 @@ def schedule_matrix(
     chunks:int,  # C
     lag:float,   # Steps between the starts of two neighbours, u
 )->list:         # of S + floor(u (C-1)) + 1 rows, each with the steps that are left of every chunk
-    "`K[m][c] = clip(S + floor(u c) - m, 0, S)`"
+    """`K[m][c] = clip(S + floor(u c) - m, 0, S)`. `ValueError` unless steps and chunks are from 1, and the lag from 0
+    to steps"""
     if steps < 1 or chunks < 1 or not 0 <= lag <= steps:
         raise ValueError(f"a schedule has steps, chunks and a lag from 0 to steps, got {steps}, {chunks}, {lag}")
     rows = steps + math.floor(lag*(chunks-1)) + 1
@@ -61,7 +63,7 @@ class Schedule:
 
 # %% ../../nbs/backstage/evaluate/systems.ipynb #41e66afc
 @dataclass(frozen=True)
-class Clock:
+class ShotRope:
     "Axis D: `(p + gap k) ω + phi k` for position p and shot k"
     gap:float=0.     # Frames that a cut lasts
     phi:float=0.     # Radians that all frequencies jump at a cut
@@ -139,7 +141,7 @@ def route_text(
     route:str,          # One of `TEXTS`
     masked=range(0),    # Blocks in which "own+general" holds; in the others all captions are visible
 )->list:                # For every block keys and values, (b, s, ..., d)
-    "What the frames of every shot read"
+    "What the frames of every shot read. `ValueError` for another route"
     if route not in TEXTS: raise ValueError(f"unknown text route {route!r}; use one of {', '.join(TEXTS)}")
     every, shots = model.encode_text_kv(text), text.shape[1] - (route == "own+general")
     def one(i, kv):
@@ -154,7 +156,8 @@ PLACES, CUTS = ("absolute", "relative", "anchor"), ("keep", "flush", "cut", "rec
 
 @dataclass(frozen=True)
 class CachePolicy:
-    "Axis F: what a causal model keeps of its film, and where that stands on the time axis"
+    """Axis F: what a causal model keeps of its film, and where that stands on the time axis. `ValueError` for unknown
+    places and cuts, and for `top` without `recent`"""
     window:int=21  # Frames in sight at most: what stays, what is recent and who asks together, as public codes count
     sink:int=0            # First frames of the film that stay
     recent:int|None=None  # At most so many others; `None`: as many as there is room for
@@ -323,7 +326,7 @@ class System:
     layout:str                       # A: "film", all shots on one axis; or "next", `[context | shot]`, shot after shot
     mask:Mask=Mask()                 # B
     text:str="own"                   # C: one of `TEXTS`
-    clock:Clock=Clock()              # D
+    rope:ShotRope=ShotRope()              # D
     schedule:Schedule|None=None      # E
     cache:CachePolicy|None=None      # F: `None`: nothing is cached; a "next" system that is causal has its dual cache
     objective:str="flow"             # G: one of `OBJECTIVES`
@@ -334,7 +337,7 @@ class System:
         rule = "what the cache shows" if self.cache else self.mask.rule.__name__
         lag = "one after the other" if self.schedule.lag is None else {0: "all together",
             1: "rolling"}[self.schedule.lag]
-        return dict(layout=self.layout, mask=rule, text=self.text, gap=self.clock.gap, phi=round(self.clock.phi, 3),
+        return dict(layout=self.layout, mask=rule, text=self.text, gap=self.rope.gap, phi=round(self.rope.phi, 3),
                     schedule=f"{lag}, {len(self.schedule.sigmas())-1} steps", cache=self.cache,
                     objective=self.objective,
                     training=self.card.training)
@@ -360,7 +363,8 @@ def _systems()->dict: # name -> `System`
     rows = [
         System("mask2dit", **film, objective="last_clean", card=Card("fine-tuned from base", "mask2dit",
             "text is read by cross-attention; published, text tokens stand in the sequence and read the video too")),
-        System("echoshot", **film, text="rotated", clock=Clock(gap=4.), card=Card("fine-tuned from base", "echoshot")),
+        System("echoshot", **film, text="rotated", rope=ShotRope(gap=4.),
+               card=Card("fine-tuned from base", "echoshot")),
         System("cinetrans", **film, mask=Mask(shot_or_first_frame, (6/30, 28/30)), text="own+general", objective="none",
                card=Card("training-free on base", "base", whole)),
         System("self_forcing", **causal, cache=CachePolicy(window=21), card=Card("trained from base", "self_forcing",
@@ -375,18 +379,18 @@ def _systems()->dict: # name -> `System`
         System("infinity_rope", layout="film", schedule=CHUNKS, objective="none",
                cache=CachePolicy(window=6, sink=1, places="relative", at_cut="cut"),
                card=Card("training-free on self_forcing", "self_forcing")),
-        System("shotstream", layout="next", mask=Mask(causal_mask), schedule=CHUNKS, clock=Clock(phi=1/6),
+        System("shotstream", layout="next", mask=Mask(causal_mask), schedule=CHUNKS, rope=ShotRope(phi=1/6),
                objective="two_stages",
                card=Card("trained from base", "two_stage")),
         System("causvid", layout="film", schedule=Schedule((1000, 757, 522), TOY_SAMPLING.shift), objective="noised",
                cache=CachePolicy(window=21, overlap=3), card=Card("trained from base", "causvid",
                    "restarts inside a film; published, every 21 frames are a call of their own")),
-        System("longlive2", **causal, clock=Clock(gap=3.), cache=CachePolicy(window=12, sink=3, at_cut="pin"),
+        System("longlive2", **causal, rope=ShotRope(gap=3.), cache=CachePolicy(window=12, sink=3, at_cut="pin"),
                card=Card("fine-tuned from self_forcing", "longlive2",
                          "chunks of 3 and a window of 12 for 8 and 32; no teacher forcing and no error recycling")),
         System("holocine", **film, mask=Mask(shot_or_openings), text="own+general", card=Card(
             "fine-tuned from base", "holocine", whole)),
-        System("multishotmaster", **film, text="own+general", clock=Clock(gap=.5), card=Card(
+        System("multishotmaster", **film, text="own+general", rope=ShotRope(gap=.5), card=Card(
             "fine-tuned from base", "multishotmaster", "no reference images")),
         System("storymem", layout="next", schedule=TOGETHER, objective="next_shot",
                card=Card("fine-tuned from base", "storymem",
@@ -406,10 +410,10 @@ TABLE_1 = ("mask2dit", "echoshot", "cinetrans", "self_forcing", "longlive", "rol
 # %% ../../nbs/backstage/evaluate/systems.ipynb #314d86da
 def film_table(
     latents:list,           # Latent frames of every shot
-    clock:Clock=Clock(),    # Its gap is in the positions
+    rope:ShotRope=ShotRope(),    # Its gap is in the positions
     chunk:int=3, device=None,
 )->FrameTable:              # (1, f); chunks count on through the film, and none lies across a cut
-    "All shots on one axis, all noise"
+    "All shots on one axis, all noise. `ValueError` for a shot without frames"
     if not latents or min(latents) < 1:
         raise ValueError(f"a film has shots of at least one latent frame, got {latents}")
     shot = torch.arange(len(latents)).repeat_interleave(torch.tensor(latents))
@@ -417,7 +421,7 @@ def film_table(
     for n in latents:
         chunks += [first + i//chunk for i in range(n)]
         first = chunks[-1] + 1
-    position = torch.arange(len(shot)) + (clock.gap*shot if clock.gap % 1 else int(clock.gap)*shot)
+    position = torch.arange(len(shot)) + (rope.gap*shot if rope.gap % 1 else int(rope.gap)*shot)
     row = lambda t: t[None].to(device)
     return FrameTable(row(shot), row(position), row(shot), row(torch.ones(len(shot))),
                       row(torch.ones(len(shot), dtype=torch.bool)), row(torch.tensor(chunks)))
@@ -437,8 +441,8 @@ class Filming:
         self.source, self.sigmas, layers = noise_source(noise), system.schedule.sigmas(), len(model.blocks)
         self.steps, masked = len(self.sigmas) - 1, system.mask.masked(layers)
         self.read = route_text(model, text, system.text, masked)
-        self.blank = None
-        if system.schedule.guidance != 1: self.blank = route_text(model, torch.zeros_like(text), system.text, masked)
+        guides, null = system.schedule.guidance != 1, torch.zeros_like(text)
+        self.null_text = route_text(model, null, system.text, masked) if guides else None
         self.cache = FilmCache(layers, system.cache) if system.cache else None
         self.mask = None if self.cache else system.mask.of(table, layers)
         numbers, starts = table.chunk[0].tolist(), []
@@ -458,12 +462,13 @@ class Filming:
         "One call of the model"
         self.calls += 1
         return self.model(x.to(self.model.dtype).transpose(1, 2), None, text, table=rows, attention_mask=self.mask,
-                          phi=self.system.clock.phi, cache=self.cache).sample.transpose(1, 2).to(x)
+                          phi=self.system.rope.phi, cache=self.cache).sample.transpose(1, 2).to(x)
 
     def velocity(self, rows, x)->Tensor:
         "With guidance, two calls"
         v = self.predict(rows, x, self.read)
-        return v if self.blank is None else guided(v, self.predict(rows, x, self.blank), self.system.schedule.guidance)
+        if self.null_text is None: return v
+        return guided(v, self.predict(rows, x, self.null_text), self.system.schedule.guidance)
 
     def rows(self, chunks)->FrameTable:
         "Rows of neighbouring chunks; they may read one caption together"
@@ -476,7 +481,7 @@ class Filming:
         rows, film = self.table[numbers], torch.cat([z for z in self.made if z is not None], 1)
         if caption is not None: rows = replace(rows, caption=torch.full_like(rows.caption, caption))
         self.cache.ask(numbers)
-        write_clean_kv(self.model, self.cache, film[:, numbers].detach(), rows, self.read, self.system.clock.phi)
+        write_clean_kv(self.model, self.cache, film[:, numbers].detach(), rows, self.read, self.system.rope.phi)
 
     def before(self, chunk:int):
         "Before the first step of a chunk that leads: is there a cut, is the cache full?"
@@ -586,16 +591,15 @@ def film_with_memory(
     latents:list, noise=None,
 )->list:                                 # (1, f, z, h, w) of every shot
     "StoryMem: shot after shot, all together inside a shot"
-    s, shape = system.schedule, (models.vae.config.z_dim, 8, 8)
-    sampling, guidance = Sampling(s.steps, s.shift, phi=system.clock.phi), Guidance(text=s.guidance)
+    s, shape = system.schedule, (models.vae.config.z_dim, LATENT_SIDE, LATENT_SIDE)
+    sampling, guidance = Sampling(s.steps, s.shift, phi=system.rope.phi), Guidance(text=s.guidance)
     bank, shots = [], []
     for k, n in enumerate(latents):
         kept = memory_bank(bank)
         context = torch.stack(kept, 1) if kept else torch.zeros(1, 0, *shape, device=model.device)
         table = memory_table(len(kept), n).to(model.device)
         shots.append(sample_shot(model, context, table, text[:, k:k+1], sampling, guidance, noise))
-        film = models.vae.decode(shots[-1].transpose(1, 2)).sample.clamp(-1, 1)             # 1 3 f h w
-        frames = to_uint8(film)[0]
+        frames = decode_frames(models.vae, shots[-1])[0]                                    # f h w 3
         for i in keyframes(models.classifier.features(frames[:, None])):
             still = models.vae.encode(to_float(frames[i:i+1][None])).latent_dist.mode()[:, :, 0]
             bank.append(still)
@@ -609,20 +613,18 @@ def film_next_shots(
     text:Tensor,      # (b, s, l, d)
     latents:list,     # Latent frames of every shot
     rule:str="published", # Which frames of its own past a shot looks back at, see `context_frames`
+    pixels:str="uint8",   # See `Sampling.context_pixels`
 )->list:              # (b, f, z, h, w) of every shot
     "Shot after shot, from frames of what was filmed before (§4.1)"
-    shots, blank = [], torch.zeros(models.vae.config.z_dim, 8, 8, device=models.vae.device)
-    for k, n in enumerate(latents):
-        if not k: context, table = own_history(models.vae, shots, n, len(text), blank)
-        else:
-            context, picked = own_context(models.vae, shots, rule=rule)
-            table = stack_stories(*[next_shot_table(picked, n, k)]*len(text))
+    shots = []
+    for n in latents:
+        context, table = own_history(models.vae, shots, n, len(text), pixels, rule)
         shots.append(shoot(context, table.to(text.device), text).float())
     return shots
 
 def by_chunks(model, system:System, noise=None): # For `film_next_shots`
     "ShotStream: its own past in the global cache, chunk after chunk (§4.2)"
-    sampling = Sampling(system.schedule.steps, system.schedule.shift, phi=system.clock.phi)
+    sampling = Sampling(system.schedule.steps, system.schedule.shift, phi=system.rope.phi)
     return lambda context, table, text: rollout(model, context, table, text, sampling, noise)
 
 # %% ../../nbs/backstage/evaluate/systems.ipynb #a5b6022b
@@ -649,11 +651,11 @@ def film_story(
     latents:list,   # Latent frames of every shot
     noise=None,     # A generator
 )->list:            # One film (f, h, w, 3) uint8 per story, with the shots of `film_frames`
-    "Captions in, films out"
+    "Captions in, films out. `ValueError` if stories have another number of shots than `latents`"
     if {len(s.shots) for s in stories} != {len(latents)}:
         raise ValueError(f"{len(latents)} lengths for stories of {sorted({len(s.shots) for s in stories})} shots")
     text, vae = captions_of(system, stories, models), models.vae
-    decode = lambda z: to_uint8(vae.decode(z.transpose(1, 2).to(vae.dtype)).sample).cpu()
+    decode = lambda z: decode_frames(vae, z).cpu()
     if system.name == "storymem":
         films = [torch.cat([decode(z)[0] for z in film_with_memory(model, system, models, text[i:i+1], latents, noise)])
                  for i in range(len(stories))]
@@ -661,9 +663,10 @@ def film_story(
     if system.layout == "next":
         shots = film_next_shots(by_chunks(model, system, noise), models, text, latents)
         return [*torch.cat([decode(z) for z in shots], 1)]
-    table = stack_stories(*[film_table(latents, system.clock)]*len(stories)).to(model.device)
+    table = stack_stories(*[film_table(latents, system.rope)]*len(stories)).to(model.device)
     recode = lambda z: vae.encode(vae.decode(z.transpose(1, 2)).sample.clamp(-1, 1)[:, :, -1:]).latent_dist.mode()[:, :,
         0]
-    z = Filming(model, system, table, text, (vae.config.z_dim, 8, 8), noise, recode).run()
+    shape = vae.config.z_dim, LATENT_SIDE, LATENT_SIDE
+    z = Filming(model, system, table, text, shape, noise, recode).run()
     if system.cache: return [*decode(z)]
     return [*torch.cat([decode(part) for part in z.split(latents, 1)], 1)]

@@ -35,7 +35,8 @@ CHOICES = dict(injection=("frame", "channel"), captions=("multiple", "target"),
                distinction=("phase", "none", "embedding"))
 
 class VariantTransformer(ShotTransformer):
-    "A `ShotTransformer` with the alternatives of Tables 3 and 4; what it is called with stays the same"
+    """A `ShotTransformer` with the alternatives of Tables 3 and 4; what it is called with stays the same. `ValueError`
+    for a choice that is not in `CHOICES`"""
     @register_to_config
     @delegates(ShotTransformer.__init__)
     def __init__(self, *,
@@ -60,7 +61,7 @@ class VariantTransformer(ShotTransformer):
 
     def forward(self, hidden_states, timestep=None, encoder_hidden_states=None, table:FrameTable|None=None, cache=None,
                 phi:float=1/6, num_context:int=0, **kwargs):
-        "As `ShotTransformer.forward`"
+        "As `ShotTransformer.forward`. `ValueError` for a cache where a variant cannot use one"
         plain = dict(timestep=timestep, encoder_hidden_states=encoder_hidden_states, cache=cache, **kwargs)
         if hidden_states is None or table is None:
             return super().forward(hidden_states, table=table, phi=phi, num_context=num_context, **plain)
@@ -107,7 +108,7 @@ def make_variant(
     return variant.to(model.device)
 
 def load_network(folder)->ShotTransformer:
-    "A variant or a plain one, in float32, as its config says"
+    "A variant or a plain one, in float32, as its config says. `ValueError` if there is none"
     file = Path(folder)/"config.json"
     if not file.exists(): raise ValueError(f"no network in {folder}: config.json is missing")
     variant = json.loads(file.read_text())["_class_name"] == "VariantTransformer"
@@ -162,7 +163,7 @@ class SingleShots:
     "What `generate_ode_pairs` takes its stories from when there is no past: single shots"
     def __init__(self, data:LatentDataset, frames:int): self.data, self.frames = data, frames
     @property
-    def marks(self)->dict: return dict(self.data.marks, shots="single", frames=str(self.frames))
+    def provenance(self)->dict: return dict(self.data.provenance, shots="single", frames=str(self.frames))
     def batch(self, generator, n:int, frames:int):
         "Shots of `frames` latents as long as the track has them"
         b = self.data.single_batch(generator, n, min(frames, self.frames))
@@ -193,7 +194,7 @@ class VariantLoss(NextShotLoss):
                                drop_history=self.dropout, grid=grid)
 
 class FilmLoss(nn.Module):
-    "Flow matching on whole films under a system's mask, texts and clock"
+    "Flow matching on whole films under a system's mask, texts and RoPE"
     def __init__(self, transformer, text_encoder, data:FilmDataset, system:System, size:Size, weight:Tensor=1.):
         super().__init__()
         self.transformer, self.fixed, self.size = transformer, (text_encoder, data, system), size
@@ -203,7 +204,7 @@ class FilmLoss(nn.Module):
         batch = data.films(draw.cpu, s.films, s.shots, s.latents)
         text = cfg_dropout(batch.text(encoder, system.text == "own+general"), generator=draw.cpu)
         n, x0 = len(text), batch.target
-        table = stack_stories(*[film_table([s.latents]*s.shots, system.clock)]*n).to(x0.device)
+        table = stack_stories(*[film_table([s.latents]*s.shots, system.rope)]*n).to(x0.device)
         sigma = TOY_TRAINING.teacher_sigma(n, generator=draw.cpu).to(x0.device)[:, None].expand(table.shape)
         if system.objective == "last_clean":                 # half of the stories: earlier shots are there, and clean
             given = torch.rand(n, generator=draw.cpu).to(x0.device)[:, None] < .5
@@ -227,7 +228,7 @@ class SystemFilms:
         exit_step, k = draw.shared.randrange(steps), draw.shared.randrange(shots)
         batch = self.data.films(draw.cpu, s.films, shots, s.latents)
         with torch.no_grad(): text = batch.text(self.models.text_encoder, general=False)
-        table = stack_stories(*[film_table([s.latents]*shots, self.system.clock)]*len(text)).to(text.device)
+        table = stack_stories(*[film_table([s.latents]*shots, self.system.rope)]*len(text)).to(text.device)
         if self.system.objective == "noised": film = self.noised(student, batch.target, table, text, draw)
         else: film = Filming(student, self.system, table, text, batch.target.shape[2:], draw.own).run(exit_step)
         clip = film[:, k*s.latents:(k+1)*s.latents]
@@ -250,7 +251,7 @@ class SystemFilms:
         noise = torch.randn(x0.shape, generator=draw.own, device=x0.device)
         xt = add_noise(x0, noise, sigma)
         v = student(xt.transpose(1, 2), None, text, table=table.at(sigma), attention_mask=causal_mask(table, table),
-                    phi=self.system.clock.phi).sample.transpose(1, 2)
+                    phi=self.system.rope.phi).sample.transpose(1, 2)
         return to_x0(xt, v, sigma)
 
 class FilmCriticLoss(nn.Module):
@@ -260,10 +261,11 @@ class FilmCriticLoss(nn.Module):
         self.critic, self.fixed = critic, (student, films)
     def forward(self, draw):
         student, films = self.fixed
-        with torch.no_grad(): clip, (context, table, text) = films.make(student, draw)
+        with torch.no_grad(): clip, condition = films.make(student, draw)
         sigma = SINGLE_TRAINING.score_sigma(len(clip), generator=draw.cpu).to(clip.device)
         noise = torch.randn(clip.shape, generator=draw.own, device=clip.device)
-        return teacher_loss(self.critic, context, clip.float(), table, text, sigma, noise).mean(), {}
+        sampling = SINGLE_TRAINING.sampling
+        return teacher_loss(self.critic, condition, clip.float(), sigma, sampling, noise).mean(), {}
 
 class FilmStudentLoss(nn.Module):
     "Distribution matching on one shot of a film"

@@ -43,7 +43,8 @@ class Preview:
         cells:int=4,      # Coarse pixels along a side of a latent pixel: 1, 2, 4 or 8
         ridge:float=1e-2, # Keeps numbers small that the films say nothing about
     )->"Preview":
-        "The best linear decoder for these films"
+        """The best linear decoder for these films. `ValueError` for other `cells`, fewer than two latents, and films of
+        another length"""
         if cells not in (1, 2, 4, 8): raise ValueError(f"cells: 1, 2, 4 or 8, got {cells}")
         if frames.shape[1] != 1 + 4*(latents.shape[2]-1):
             raise ValueError(f"{latents.shape[2]} latents are {1+4*(latents.shape[2]-1)} frames, got {frames.shape[1]}")

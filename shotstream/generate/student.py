@@ -23,7 +23,8 @@ STEPS = (1000, 740, 500, 260)   # of 1000, before the shift (published)
 def student_steps(
     n=4,       # Denoising steps per chunk, or the steps themselves
 )->tuple:      # Falling from 1000
-    "The published steps; for another number of denoising steps, evenly spaced ones"
+    """The published steps; for another number of denoising steps, evenly spaced ones. `ValueError` for fewer than 1 or
+    more than 50"""
     if not isinstance(n, int): return tuple(n)
     if not 1 <= n <= 50: raise ValueError(f"the student takes 1 to 50 denoising steps, got {n}")
     return STEPS if n == len(STEPS) else tuple(round(1000*(n-i)/n) for i in range(n))
@@ -45,7 +46,8 @@ def noise_source(
     step `step`.
 
     Step 0 is the initial noise; the number after the last step is the noise of the clean pass (`Sampling.cache_noise`).
-    A generator is drawn on the CPU, so that a seed means the same noise on every device."""
+    A generator is drawn on the CPU, so that a seed means the same noise on every device. `InputError` for anything
+    else, and for noise of another shape than is drawn"""
     if callable(noise): return noise
     if not (noise is None or torch.is_tensor(noise) or isinstance(noise, torch.Generator)):
         raise InputError(f"noise: a tensor, a torch.Generator or a source, got {shown(noise)}")
@@ -65,7 +67,7 @@ def check_drawn(
     noise, # What a source has drawn
     shape, # That was asked for
 )->Tensor: # The same
-    "A source of somebody else's may answer anything"
+    "A source of somebody else's may answer anything (`InputError`)"
     if torch.is_tensor(noise) and noise.shape == torch.Size(shape) and noise.is_floating_point(): return noise
     got = tuple(noise.shape) if torch.is_tensor(noise) else shown(noise)
     raise InputError(f"noise: a source draws numbers of shape {tuple(shape)}, got {got}")

@@ -42,17 +42,18 @@ def teacher_velocity(
 # %% ../../nbs/12_teacher.ipynb #b9a069a8
 def teacher_loss(
     model:ShotTransformer,
-    context:Tensor,   # (b, c, z, h, w) clean latents
-    x0:Tensor,        # (b, f, z, h, w) clean latents of the new shot
-    table:FrameTable, # (b, c+f); context frames keep the noise level they have here (published: the target's)
-    text:Tensor,      # (b, s, l, d)
-    sigma:Tensor,     # (b,) noise levels
+    condition:tuple,   # (context (b, c, z, h, w) clean latents, table (b, c+f), text (b, s, l, d))
+    x0:Tensor,         # (b, f, z, h, w) clean latents of the new shot
+    sigma:Tensor,      # (b,) noise levels
+    sampling:Sampling, # `phi` and `context_time` are used
     noise:Tensor|None=None, # Like `x0`
-    weight=1.,        # How much each place counts, if not all alike; broadcasts to `x0`
-)->Tensor:            # (b,) loss of each story
-    "Flow matching on the target only"
+    weight=1.,         # How much each place counts, if not all alike; broadcasts to `x0`
+)->Tensor:             # (b,) loss of each story
+    "Flow matching on the target only (§7, eq. 4)"
+    context, table, text = condition
     noise = torch.randn_like(x0) if noise is None else noise
-    v = teacher_velocity(model, context, add_noise(x0, noise, sigma), table.at(sigma), text)
+    at = table.at(sigma, everywhere=sampling.same_time)
+    v = teacher_velocity(model, context, add_noise(x0, noise, sigma), at, text, sampling.phi)
     return (weight*(v - velocity(x0, noise)).pow(2)).flatten(1).mean(1)
 
 # %% ../../nbs/12_teacher.ipynb #8c47ba2a

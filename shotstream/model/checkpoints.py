@@ -18,7 +18,7 @@ from fastcore.meta import delegates
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from .checks import number, whole
-from .files import InputError, MissingFile, foreign, named, shown
+from .files import InputError, MissingFile, check_target, foreign, named, shown
 from .transformer import ShotTransformer
 from .weights import (
     REMEDY, KeyReport, as_dtype, check_numbers, compare_keys, guess, read_json, shards_of)
@@ -225,7 +225,7 @@ def read_checkpoint(
     path,               # A `.safetensors`, `.pt` or `.pth`; a folder with one or with shards; a pipeline's folder
     part:str|None=None, # Of a trainer's file; by default the student: see `PARTS`
 )->Checkpoint:
-    "Open whatever holds a Wan transformer, or a LoRA for one"
+    "Open whatever holds a Wan transformer, or a LoRA for one. `InputError`: it holds none, or is damaged"
     path = _place(path)
     with foreign(path, REMEDY):
         part, state = _pick(_read_folder(path) if path.is_dir() else _read_file(path), part, path)
@@ -241,7 +241,8 @@ def check_keys(
     state:dict,  # {name: tensor}, in either naming
     config:dict, # Of the transformer
 )->KeyReport:    # In the naming of `state`
-    "Compare names and sizes with a model that has no numbers"
+    """Compare names and sizes with a model that has no numbers. `InputError` for a config of more layers than there are
+    tensors"""
     # a million layers take an hour to count
     whole("num_layers", config.get("num_layers", 40), 1, max(1, len(state)))
     with torch.device("meta"): wanted = ShotTransformer(**config)
@@ -257,7 +258,7 @@ def infer_config(
     state:dict,       # {name: tensor}, in either naming
     head_dim:int=128, # Features per attention head: the one size that shapes do not tell
 )->dict:              # For a transformer; what cannot be told is as in `WAN_1_3B`
-    "Read a config off the sizes of tensors"
+    "Read a config off the sizes of tensors. `InputError` if heads of `head_dim` do not fit"
     shape = {n: tuple(t.shape) for n, t in to_diffusers(state).items()}
     config, embed = dict(WAN_1_3B, attention_head_dim=head_dim), "condition_embedder."
     if (patch := shape.get("patch_embedding.weight", ())) and len(patch) == 5:
@@ -299,7 +300,7 @@ def merge_lora(
     lora:dict,      # {name: tensor}, `lora_A` and `lora_B` for some of its layers, in the same naming
     scale:float=1., # alpha over rank; ShotStream's is 1. Minus that takes a merged LoRA out again
 )->dict:            # {name: tensor} of the model
-    "`W + scale B A` (§9)"
+    "`W + scale B A` (§9). `InputError` if it is for other layers or sizes, or half of a pair is missing"
     merged, down = dict(state), [n for n in lora if n.endswith(".lora_A.weight")]
     layer, up = (lambda a: a.replace(".lora_A", "")), (lambda a: a.replace(".lora_A.", ".lora_B."))
     if alone := set(lora) ^ {*down, *map(up, down)}:
@@ -365,6 +366,7 @@ def _check_target(target, to, overwrite):
     if others:
         raise FileExistsError(f"{target} also holds {', '.join(sorted(others)[:3])}: it is not overwritten, choose "
                               f"another name")
+    check_target(target if to == "original" else target/"config.json")
 
 def _check_space(model, folder):
     "Is there room, and a little more?"
@@ -383,7 +385,8 @@ def convert(
     overwrite:bool=False,   # Replace a target that is there?
     **kwargs,
 )->Path:                    # The target
-    "Write a checkpoint under the other names"
+    """Write a checkpoint under the other names. `InputError` if the target's class cannot compute it, `OSError` if it
+    cannot be written"""
     target, dtype = Path(target), dtype and as_dtype(dtype)
     _check_target(target, to, overwrite)
     state, config = _read_all(source, **kwargs)

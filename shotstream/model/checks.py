@@ -55,11 +55,11 @@ def choice(
 MAX_SEED, MAX_SIDE, MAX_FPS = 2**32 - 1, 8192, 1000
 
 def check_seed(value, name="seed")->int:
-    "A seed of a film or a run"
+    "A seed of a film or a run, or an `InputError`"
     return whole(name, value, 0, MAX_SEED)
 
 def check_fps(value, name="fps")->Fraction:
-    "Frames per second; broadcasters have fractions: 29.97 is 30000/1001"
+    "Frames per second; broadcasters have fractions: 29.97 is 30000/1001. `InputError` if they cannot be"
     number(name, value, .01, MAX_FPS, above=False)          # slower ones would be rounded to 0
     return Fraction(value).limit_denominator(1001)
 
@@ -68,7 +68,7 @@ def check_size(
     step:int=2,        # Divides both
     name="size",
 )->tuple:
-    "A picture's size"
+    "A picture's size, or an `InputError`"
     try: height, width = size
     except (TypeError, ValueError): height = width = None
     for n in (height, width):

@@ -16,7 +16,8 @@ def context_counts(
     budget:int=6,         # Context frames we can afford, B
     rule:str="published", # Where the remainder goes: one each to the newest shots, or with "paper" all to the last
 )->list[int]:             # Frames to keep of each shot, oldest first; sums to `budget`
-    "Share the budget between the shots, in favour of the recent ones (§4.1)"
+    """Share the budget between the shots, in favour of the recent ones (§4.1). `ValueError` without shots, and for an
+    unknown rule"""
     if shots < 1: raise ValueError("context needs at least one earlier shot; the first shot has none")
     if budget < 0: raise ValueError(f"a budget is a number of frames, got {budget}")
     if rule not in RULES: raise ValueError(f"unknown context rule {rule!r}; use one of {', '.join(RULES)}")
@@ -50,7 +51,7 @@ def context_frames(
     rule:str="published", # One of `RULES`
     pinned=(),            # [(shot, frame), ...] frames a person keeps; they use up budget first
 )->list[tuple[int, int]]: # [(shot, frame), ...] in time order, exactly `budget` of them
-    "Which frames the next shot may look back at (§4.1)"
+    "Which frames the next shot may look back at (§4.1). `ValueError` for empty shots, and for pins that do not fit"
     pinned = sorted({(shot, frame) for shot, frame in pinned})
     for shot, (start, stop) in enumerate(spans):
         if stop <= start: raise ValueError(f"shot {shot} has no frames: its span is ({start}, {stop})")

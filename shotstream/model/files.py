@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LINE', 'SCREEN', 'FULL', 'MARKS', 'shown', 'quoted', 'named', 'InputError', 'MissingFile', 'WriteError', 'foreign',
-           'read_text', 'check_target', 'whole_file', 'write_whole', 'write_text', 'write_json', 'write_tensors']
+           'read_text', 'json_problem', 'check_target', 'whole_file', 'write_whole', 'write_text', 'write_json',
+           'write_tensors']
 
 # %% ../../nbs/backstage/model/files.ipynb #03133f53
 import errno, hashlib, json, os, reprlib, shutil, stat, threading, time
@@ -103,6 +104,20 @@ def read_text(
         kind = kind or f"another encoding than UTF-8 (byte {e.start})"
         raise InputError(f"not a text file in UTF-8 but {kind}; save it as UTF-8", path) from None
 
+# %% ../../nbs/backstage/model/files.ipynb #cbcf9108
+def json_problem(
+    e:json.JSONDecodeError,
+)->str: # "line 2, column 5: ..."
+    "Where a text stops being JSON, and what probably has happened"
+    rest, first = e.doc[e.pos:].strip(), e.doc.strip()[:1]
+    unfinished = any(w.startswith(rest) for w in ("true", "false", "null", "-")) or e.msg.startswith("Unterminated")
+    if not first: return "empty"
+    if first not in '{["': return f"no JSON: it begins with {shown(e.doc.strip()[:20])}"
+    where = f"line {e.lineno}, column {e.colno}: "
+    if unfinished or "uXXXX" in e.msg and len(rest) < 6: return f"{where}it ends in the middle, as if cut short"
+    if rest[:1] == "'": return f'{where}texts stand in "double quotes"'
+    return where + shown(e.msg)
+
 # %% ../../nbs/backstage/model/files.ipynb #1814f92a
 def _part(path:Path)->Path:
     "The name beside `path` under which it is written: short, with the same ending, one for each process and thread"
@@ -130,8 +145,22 @@ def check_target(
     name:str="",      # Of the option that says so
     ends=(),          # Allowed endings; none: any
 )->Path:
-    "Can this file be written? Asked before the work, not after it; nothing is made"
+    """Can this file be written? Tried before the work, not found out after it; nothing is left behind. `WriteError` if
+    not, `InputError` for another ending"""
     path, said = Path(path), f"{name}: " if name else ""
+    home = _check_place(path, said, ends)
+    try: _try_writing(home)
+    except OSError as e:                                     # a disk of the system's own says yes, and then no
+        raise WriteError(f"{said}{named(path)} cannot be written ({e.strerror}): choose another place", e) from None
+    return path
+
+def _try_writing(folder:Path):
+    part = _part(folder/"try")
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    part.unlink()
+
+def _check_place(path:Path, said:str="", ends=())->Path: # The folder where the file, or folders for it, will be made
+    "What a name and its place tell"
     where = named(path)
     if ends and path.suffix.lower() not in ends:
         raise InputError(f"{said}{where}: a name that ends in {' or '.join(ends)}, please")
@@ -144,12 +173,12 @@ def check_target(
             raise WriteError(f"{said}{where} is no file but a device or a pipe: choose another name")
         if not os.access(path if there else home, os.W_OK) or not os.access(home, os.W_OK):
             raise WriteError(f"{said}{where} cannot be written, choose another place")
-        if not there: path.lstat()                       # complains about names that are too long
+        try: path.lstat()                                # complains about names that are too long
+        except FileNotFoundError: pass
     except InputError: raise
-    except FileNotFoundError: pass
     except (OSError, ValueError) as e:
         raise WriteError(f"{said}{where} cannot be written ({shown(str(e), 160)}): choose another place", e) from None
-    return path
+    return home
 
 # %% ../../nbs/backstage/model/files.ipynb #4ea2b9f5
 @contextmanager
@@ -159,7 +188,7 @@ def whole_file(path):
 
     `WriteError`: it could not be written, and the old file is there as before. Other errors from inside pass as they
     are."""
-    path = check_target(path)
+    _check_place(path := Path(path))
     path = Path(os.path.realpath(path))                  # through a link, so that the link stays one
     part = _part(path)
     try:
@@ -186,7 +215,7 @@ def write_whole(
 
 # %% ../../nbs/backstage/model/files.ipynb #8f9a9b88
 def write_text(path, text:str):
-    "A text in UTF-8, whole or not at all"
+    "A text in UTF-8, whole or not at all. `InputError` for half characters"
     try: data = text.encode("utf-8")
     except UnicodeEncodeError as e:
         raise InputError(f"{named(path)}: not written: {shown(text[max(0, e.start-20):e.end+20])} holds half a "
@@ -194,7 +223,7 @@ def write_text(path, text:str):
     write_whole(path, lambda part: part.write_bytes(data))
 
 def write_json(path, data, indent:int|None=1):
-    "JSON in UTF-8, whole or not at all; numbers that JSON does not have are refused"
+    "JSON in UTF-8, whole or not at all; numbers that JSON does not have are refused (`InputError`)"
     try: text = json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as e:
         raise InputError(f"{named(path)}: not written: {shown(str(e), 160)}") from None

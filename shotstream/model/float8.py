@@ -62,7 +62,7 @@ def fp8_linears(
     transformer, # A `ShotTransformer`; changed in place
 ): # The same
     """All linear layers of the blocks in one byte per number. For filming only: such weights are neither trained nor
-    saved"""
+    saved. `InputError` while a LoRA is attached"""
     if has_lora(transformer):
         raise InputError("a LoRA is attached, and its layers would be rounded too: fuse_lora() and unload_lora() first")
     for block in transformer.blocks:

@@ -79,7 +79,7 @@ def schedule(
     steps:int,   # Network calls
     shift=1.,    # See `shift_sigma`
 )->Tensor:       # (steps + 1,) from 1 down to 0
-    "Noise levels of an Euler sampler"
+    "Noise levels of an Euler sampler. `ValueError` for no step"
     if steps < 1: raise ValueError(f"sampling needs at least one step, got steps={steps}")
     return shift_sigma(torch.linspace(1, 0, steps+1), shift)
 
@@ -133,7 +133,8 @@ class Guidance:
 
 @dataclass(frozen=True)
 class Sampling:
-    "How noise becomes a shot. Travels whole from a pipeline's config to every function that samples or trains"
+    """How noise becomes a shot. Travels whole from a pipeline's config to every function that samples or trains.
+    `ValueError` for a choice, shift or noise level that cannot be"""
     # Of the teacher's Euler sampler, or of the student per chunk; or the student's steps themselves, of 1000
     steps:int|tuple
     shift:float               # Of the noise schedule, see `shift_sigma`

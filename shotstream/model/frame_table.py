@@ -14,7 +14,7 @@ from torch import Tensor
 # %% ../../nbs/09_frame_table.ipynb #691aadc4
 @dataclass
 class FrameTable:
-    "One row per latent frame, for a batch of stories: every field is (b, f)"
+    "One row per latent frame, for a batch of stories: every field is (b, f). `ValueError` if shapes differ"
     shot: Tensor      # Which shot the frame belongs to, k
     position: Tensor  # Where it stands on the time axis, p
     caption: Tensor   # Which of the story's captions it reads
@@ -67,7 +67,8 @@ def next_shot_table(
     captions=None,     # Caption of every context frame, then of the target: (c + 1,); by default its shot
     device=None,
 )->FrameTable:         # (1, c + latents)
-    "`[context | target]`: clean frames of earlier shots, then the shot to be made (§4.1, eq. 3)"
+    """`[context | target]`: clean frames of earlier shots, then the shot to be made (§4.1, eq. 3). `ValueError` for
+    captions that are not one per frame and one more, and for empty shots and chunks"""
     c = len(context_shots)
     captions = [*context_shots, shot] if captions is None else list(captions)
     if len(captions) != c+1:
@@ -94,7 +95,7 @@ def first_shot_table(
 def concat_frames(
     *tables, # `FrameTable`s of the same batch
 )->FrameTable:
-    "Lay tables end to end along the frame axis"
+    "Lay tables end to end along the frame axis. `ValueError` if batches differ"
     if len({len(t.shot) for t in tables}) > 1:
         raise ValueError(f"tables of different batches do not line up: {[len(t.shot) for t in tables]} stories")
     return FrameTable(**{f.name: torch.cat([getattr(t, f.name) for t in tables], 1) for f in fields(FrameTable)})
@@ -103,7 +104,7 @@ def concat_frames(
 def stack_stories(
     *tables, # `FrameTable`s with the same number of frames
 )->FrameTable:
-    "Make a batch"
+    "Make a batch. `ValueError` if lengths differ"
     if len({len(t) for t in tables}) > 1:
         raise ValueError(f"a batch needs stories of equal length, got {[len(t) for t in tables]} frames")
     return FrameTable(**{f.name: torch.cat([getattr(t, f.name) for t in tables], 0) for f in fields(FrameTable)})

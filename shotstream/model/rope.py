@@ -21,7 +21,7 @@ def rope_freqs(
     base:float=10_000., # Larger base: lower low frequencies
     device=None,
 )->Tensor:              # (dim//2,) radians per step, fast to slow
-    "Angular frequency ω of every channel pair"
+    "Angular frequency ω of every channel pair. `ValueError` for an odd number of channels"
     if dim % 2: raise ValueError(f"channels turn in pairs, so there must be an even number of them, got {dim}")
     return base ** (-torch.arange(0, dim, 2, dtype=exact_type(device), device=device)/dim)
 

@@ -50,7 +50,8 @@ def frame_times(
     table:FrameTable,     # (b, f)
     n:int,                # Tokens per frame
 )->Tensor:                # (b, f) in [0, 1000]
-    "The time of every frame, whichever way it was given"
+    """The time of every frame, whichever way it was given. `ValueError` for other shapes, and if tokens of one frame
+    differ"""
     if timestep is None: return table.sigma*1000
     if timestep.ndim < 2: return timestep.reshape(-1, 1).expand(table.shape)
     if timestep.shape == table.shape: return timestep
@@ -102,7 +103,7 @@ BACKENDS = dict(cudnn=SDPBackend.CUDNN_ATTENTION, flash=SDPBackend.FLASH_ATTENTI
 def attention_backend(
     name:str|None=None, # One of `BACKENDS`; `None`: PyTorch chooses
 ): # A context
-    "All attention by one kernel"
+    "All attention by one kernel. `ValueError` for an unknown one"
     if name is not None and name not in BACKENDS:
         raise ValueError(f"unknown attention backend {name!r}; use one of {', '.join(BACKENDS)}")
     return nullcontext() if name is None else sdpa_kernel(BACKENDS[name])
@@ -322,7 +323,7 @@ class FramesOnly(WanTransformer3DModel):
     _cp_plan = None                                # see `enable_parallelism`
 
     def refuse(self, image, attention_kwargs, cache, attention_mask):
-        "Arguments of Wan's forward, pairs of ours, and hooks of diffusers that mean nothing here"
+        "Arguments of Wan's forward, pairs of ours, and hooks of diffusers that mean nothing here (`ValueError`)"
         refuse_hooks(self)
         if image is not None:
             raise ValueError("image conditioning is not part of ShotStream: leave encoder_hidden_states_image empty")
@@ -334,24 +335,24 @@ class FramesOnly(WanTransformer3DModel):
             raise ValueError(f"a list of masks has one per block: {len(attention_mask)} for {len(self.blocks)} blocks")
 
     def set_attn_processor(self, processor):
-        "As in diffusers, for processors that know frames"
+        "As in diffusers, for processors that know frames. `ValueError` for others"
         for p in processor.values() if isinstance(processor, dict) else [processor]:
             if not isinstance(p, ShotAttnProcessor):
                 raise ValueError(f"{type(p).__name__} does not know frames: derive it from ShotAttnProcessor")
         super().set_attn_processor(processor)
 
     def enable_parallelism(self, **kwargs):
-        "Not here"
+        "Not here (`NotImplementedError`)"
         raise NotImplementedError(
             "frames of a table are not split between devices: give every device its own stories instead")
 
     def enable_cache(self, config):
-        "Not here"
+        "Not here (`NotImplementedError`)"
         raise NotImplementedError(
             "diffusers' caches skip steps of plain denoising: a ShotTransformer has `cache`, a `KVCache`, instead")
 
     def fuse_qkv_projections(self):
-        "Not here"
+        "Not here (`NotImplementedError`)"
         raise NotImplementedError(
             "queries, keys and values are computed apart, because a KV cache needs keys and values without queries")
 
@@ -363,7 +364,8 @@ class ShotTransformer(StrictLoading, FramesOnly):
     With a table, each latent frame has its own noise level, caption and shot (RoPE phase), and sees the frames that
     `attention_mask` allows (§4.1, §4.2). With a cache, it also sees what was cached of earlier frames (§4.2).
     Blocks and attention are called as modules: hooks, offloading, layerwise casting, checkpointing and regional
-    compilation work as in diffusers."""
+    compilation work as in diffusers. `ValueError` for another `prediction_type`, `InputError` for sizes that cannot
+    be"""
     config:Any                                     # With attributes, as diffusers makes it
     attention = None                               # One of `BACKENDS`; `None`: PyTorch chooses
     _no_split_modules = _repeated_blocks = ["ShotBlock"]
@@ -472,7 +474,7 @@ class ShotTransformer(StrictLoading, FramesOnly):
         latents:Tensor, # (b, c, f, h, w)
         text, table, num_context:int=0, # See `forward`
     )->tuple:           # The table (plain Wan's if there is none), and the captions for every block
-        "Do they all fit together?"
+        "Do they all fit together? `ValueError` says what does not"
         b, _, f, h, w = latents.shape
         pt, ph, pw = self.config.patch_size
         if pt != 1: raise ValueError("a latent frame must be one row: patch_size[0] must be 1")

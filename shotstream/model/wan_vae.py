@@ -69,7 +69,8 @@ class WanVAE(StrictLoading, AutoencoderKLWan):
         z:Tensor,                # (b, z, f, h, w) the next latent frames of a stream
         state=None,              # What the call before returned, used up by this one; `None` at the beginning
     ): # Frames, and the state for the next call
-        "One step of a stream: the memory of every causal convolution goes from call to call (§4.2)"
+        """One step of a stream: the memory of every causal convolution goes from call to call (§4.2). `ValueError` for
+        a later Wan's codec, `InputError` while tiling is on"""
         if self.config.patch_size is not None: raise ValueError("this is not Wan2.1's codec: its pictures are patched")
         if self.use_tiling:
             raise InputError("tiling: a stream decodes whole frames, one latent at a time; disable_tiling()")

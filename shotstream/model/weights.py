@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REMEDY', 'FLOATS', 'TYPES', 'read_json', 'shards_of', 'weight_files', 'read_header', 'strange_types', 'KeyReport',
            'compare_keys', 'unfinite', 'check_numbers', 'as_dtype', 'guess', 'check_folder', 'align', 'home_of',
-           'has_lora', 'StrictLoading', 'check_text_config', 'load_text_encoder']
+           'has_lora', 'weights_mark', 'StrictLoading', 'check_text_config', 'load_text_encoder']
 
 # %% ../../nbs/backstage/model/weights.ipynb #695c5116
 import inspect, json
@@ -20,7 +20,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import UMT5EncoderModel
 from .checks import number, whole
-from .files import InputError, MissingFile, foreign, named, read_text, shown
+from .files import InputError, MissingFile, foreign, json_problem, named, read_text, shown
 if TYPE_CHECKING: from typing_extensions import Self
 
 # %% ../../nbs/backstage/model/weights.ipynb #58a394d0
@@ -34,8 +34,7 @@ def read_json(
     text = read_text(path, what=what)
     try: content = json.loads(text)
     except json.JSONDecodeError as e:
-        raise InputError(f"{named(path)}: line {e.lineno}, column {e.colno}: {shown(e.msg)}; {what} is JSON, "
-                         f"{REMEDY}") from None
+        raise InputError(f"{named(path)}: {json_problem(e)}; {what} is JSON, {REMEDY}") from None
     except (RecursionError, ValueError) as e:              # brackets inside brackets, a number of 5,000 digits
         raise InputError(f"{named(path)}: {what} is JSON ({shown(str(e))}), {REMEDY}") from None
     if not isinstance(content, dict): raise InputError(f"{named(path)}: {what} is {{...}}, got {shown(content)}")
@@ -44,7 +43,8 @@ def read_json(
 def shards_of(
     index:Path, # `*.safetensors.index.json`
 )->list[Path]:  # In the same folder
-    "The files that an index names"
+    """The files that an index names. `InputError` if it names none, or some outside of the folder; `MissingFile` if
+    they are not there"""
     files = read_json(index, "an index of weights").get("weight_map")
     if not isinstance(files, dict) or not files or not all(isinstance(f, str) for f in files.values()):
         raise InputError(f"{named(index)}: no weight_map {{tensor: file}} in it; {REMEDY}")
@@ -73,7 +73,7 @@ FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 def read_header(
     file:Path, # .safetensors
 )->dict:       # {name: (shape, number type)}
-    "What a file of weights holds, by its header"
+    "What a file of weights holds, by its header. `InputError`: damaged, or only a pointer to the weights"
     with open(file, "rb") as f:
         if f.read(30).startswith(b"version https://git-lfs"):
             raise InputError(f"{named(file)} is only a pointer to the weights: run `git lfs pull` in "
@@ -166,7 +166,7 @@ def as_dtype(
     dtype,         # A `torch.dtype`, or its name
     name="dtype",  # Of the argument
 )->torch.dtype:
-    "A number type that networks compute in"
+    "A number type that networks compute in, or an `InputError`"
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if found in TYPES: return found
     raise InputError(f"{name}: one of {', '.join(map(str, TYPES))}, got {shown(dtype)}")
@@ -292,6 +292,20 @@ def _lora_names(given, prefix, weight_name=None):
         raise InputError(f"a LoRA has lora_A and lora_B for every layer; look at {_few(alone)}")
     return [n for n in names if ".lora_" in n]
 
+# %% ../../nbs/backstage/model/weights.ipynb #f578c9e4
+def weights_mark(
+    model:nn.Module,
+)->tuple:
+    """Changes when a model's weights do: another model, loaded, trained, fused or moved ones, other LoRAs. It costs a
+    tenth of a millisecond. Weights that hooks move about cannot be told apart"""
+    if _hook_device(model) is not None: return (id(model),)
+    tensors = [*model.parameters()]
+    places = [(id(t), t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
+    some = torch.stack([t.detach().flatten()[0].float() for t in tensors[::max(1, len(tensors)//16)] if t.numel()])
+    loras = [(m.active_adapters, dict(m.scaling), m.disable_adapters, m.merged_adapters)
+             for m in model.modules() if hasattr(m, "scaling")] if getattr(model, "peft_config", None) else []
+    return places, some.tolist(), repr(loras)
+
 # %% ../../nbs/backstage/model/weights.ipynb #f97936c3
 class StrictLoading:
     """A diffusers model that loads all or nothing, and does what it is told or says why not.
@@ -325,7 +339,7 @@ class StrictLoading:
 
     @classmethod
     def from_single_file(cls, *args, **kwargs):
-        "Refuses: diffusers guesses a config, and fetches it from the hub"
+        "Refuses: diffusers guesses a config, and fetches it from the hub (`NotImplementedError`)"
         raise NotImplementedError("single files are read by load_shotstream(path), which needs no hub; this class "
                                   "reads folders")
 
@@ -363,7 +377,8 @@ class StrictLoading:
                                        **kwargs)
 
     def set_attention_backend(self, backend:str):
-        "As diffusers'; refuses where there is nothing to set, because diffusers would set it for all other models"
+        """As diffusers'; refuses where there is nothing to set, because diffusers would set it for all other models
+        (`NotImplementedError`)"""
         if not any(hasattr(getattr(m, "processor", None), "_attention_backend") for m in self.modules()):
             raise NotImplementedError(f"a {type(self).__name__} has no attention to choose a backend for")
         with foreign(f"attention backend {shown(backend)}", "choose another", "cannot be used"):

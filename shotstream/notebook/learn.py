@@ -44,7 +44,7 @@ def check(
     cases,        # List of argument tuples
     show=None,    # `show(case, expected, got)` draws the first difference
 )->bool|None:     # True, False, or `None` when there is no answer yet
-    "Green, red or not tried; wrong answers fail only under test"
+    "Green, red or not tried; wrong answers fail only under test (`AssertionError`)"
     for case in cases:
         expected = reference(*case)
         try: got = answer(*case)

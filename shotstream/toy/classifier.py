@@ -92,10 +92,15 @@ class AttributeClassifier(StrictLoading, ModelMixin, ConfigMixin):
                                   nn.Conv1d(features, features, 3, padding=1), nn.SiLU())
         self.moving = nn.Linear(features, sum(len(CLASSES[k]) for k in MOVING))
 
+    @property
+    def backbone(self)->nn.Sequential:
+        "The convolutions, layer by layer; files of weights call them `look`"
+        return self.look
+
     def hidden(self, frames): # (b, t, d) of every frame, and (b, d) of the motion
         "What the two last linear maps read"
         x = frames.permute(0, 1, 4, 2, 3).to(self.dtype)/127.5 - 1
-        seen = self.squeeze(self.look(x.flatten(0, 1))).unflatten(0, frames.shape[:2])        # b t d
+        seen = self.squeeze(self.backbone(x.flatten(0, 1))).unflatten(0, frames.shape[:2])        # b t d
         change = torch.cat([seen, F.pad(seen.diff(dim=1), (0, 0, 1, 0))], -1)
         return self.still[:-1](seen), self.move(change.transpose(1, 2)).mean(-1)
 
@@ -172,7 +177,8 @@ def flat_pixels(
     video:Tensor,     # (..., f, h, w, 3) uint8
     levels:float=8.,  # Grey levels, of 255
 )->Tensor:            # (..., f, h, w) bool
-    "Pixels in whose 3x3 neighbourhood (at the border: what there is of it) no colour varies by more than `levels`"
+    """Pixels in whose 3x3 neighbourhood (at the border: what there is of it) no colour varies by more than `levels`.
+    `ValueError` for other shapes, `TypeError` for floats"""
     if video.ndim < 4 or video.shape[-1] != 3 or not video.numel():
         raise ValueError(f"films are (..., f, h, w, 3), got {tuple(video.shape)}")
     if video.dtype != torch.uint8: raise TypeError(f"grey levels are uint8, got {video.dtype}: use `to_uint8`")

@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
-from .vae import ToyVAE
+from .vae import LATENT_SIDE, ToyVAE
 from ..model.files import InputError, foreign, write_tensors
 from ..model.pixels import to_float
 from ..model.context import context_frames
@@ -172,7 +172,7 @@ def loss_weights(
     shots:Tensor,      # (b,) which rows of `table.shots`
     latents:int,       # So many latent frames of each
     hero:float=2., badge:float=4., # Added to the weight 1 of everything else
-    size:int=8,        # Height and width in latent pixels
+    size:int=LATENT_SIDE, # Height and width in latent pixels
     start=0,           # Frame of the first latent: a number or (b,)
 )->Tensor:             # (b, latents, 1, size, size), mean 1 for each shot, on the table's device
     "Where a mistake matters: on the characters, most on their badges; shots of any stories at once"
@@ -192,7 +192,7 @@ def shot_weights(
     story, k:int,     # A shot
     latents:int,      # So many latent frames of it
     hero:float=2., badge:float=4., # Added to the weight 1 of everything else
-    size:int=8,       # Height and width in latent pixels
+    size:int=LATENT_SIDE, # Height and width in latent pixels
 )->Tensor:            # (latents, 1, size, size), mean 1
     "`loss_weights` of one shot"
     return loss_weights(StoryTable.from_stories([story]), torch.tensor([k]), latents, hero, badge, size)[0]
@@ -325,20 +325,20 @@ def batch_generator(
 
 def history_rows(
     shot:Tensor, number:Tensor, # (b, c) shots of the past, ascending, and (b,) the shot to be made, not before them
-    blank:Tensor,               # (b,) bool: there is no past
+    no_history:Tensor,               # (b,) bool: there is no past
     latents:int,                # Of the shot to be made
     own:Tensor|None=None,       # (b,) shot whose caption the target reads; by default `number`
 )->tuple:                       # FrameTable (b, c+latents); shots of the captions (b, s), -1 where a story needs fewer
     "Frame tables of many stories at once; without a past as `first_shot_table` has it"
     b, c = shot.shape
     own = number if own is None else own
-    seen = torch.cat([torch.where(blank[:, None], own[:, None], shot), own[:, None]], 1)
+    seen = torch.cat([torch.where(no_history[:, None], own[:, None], shot), own[:, None]], 1)
     rank = torch.cat([torch.zeros(b, 1, dtype=torch.long), (seen.diff(dim=1) != 0).long()], 1).cumsum(1)
     captions = torch.full((b, int(rank.max())+1), -1).scatter_(1, rank, seen)
     def spread(past, new): return torch.cat([past, new[:, None].expand(b, latents)], 1)
     chunk = torch.cat([torch.full((c,), -1), torch.arange(latents)//3]).expand(b, -1)
     target = torch.arange(c+latents).expand(b, -1) >= c
-    shots = spread(torch.where(blank[:, None], 0, shot), torch.where(blank, 1, number))
+    shots = spread(torch.where(no_history[:, None], 0, shot), torch.where(no_history, 1, number))
     table = FrameTable(shots, torch.arange(c+latents).repeat(b, 1), spread(rank[:, :c], rank[:, c]), target.float(),
                        target.contiguous(), chunk.contiguous())
     return table, captions
@@ -347,21 +347,21 @@ def history_rows(
 def write_shard(
     path,              # Of the file
     tensors:dict,      # latents, and context frames (`stills`)
-    marks:dict,        # What it was made for: strings
+    provenance:dict,        # What it was made for: strings
 ):
     "A shard, whole or not at all"
-    write_tensors(path, tensors, marks)
+    write_tensors(path, tensors, provenance)
 
 def read_shard(
     path,              # Of the file
-    marks:dict,        # What it must be made for
+    provenance:dict,        # What it must be made for
     device="cpu",      # Where the tensors shall be
 )->dict:               # latents, and context frames (`stills`)
     "Raises `InputError` for a shard of another world, codec or recipe, or a damaged one"
     with foreign(path, "delete it, it will be made again"), safe_open(path, framework="pt", device=str(device)) as f:
         found = {"recipe": "1"} | (f.metadata() or {})       # the first one did not say so
-        if found == marks: return {k: f.get_tensor(k) for k in f.keys()}
-    wrong = {k: (found.get(k), v) for k, v in marks.items() if found.get(k) != v}
+        if found == provenance: return {k: f.get_tensor(k) for k in f.keys()}
+    wrong = {k: (found.get(k), v) for k, v in provenance.items() if found.get(k) != v}
     wrong = ", ".join(f"{k} {a}, not {b}" for k, (a, b) in wrong.items())
     raise InputError(f"made for something else ({wrong}): use another folder, or delete it", path)
 
@@ -377,7 +377,8 @@ def read_cached_shard(
 
 # %% ../../nbs/backstage/toy/latents.ipynb #c4f1d12a
 class LatentShards:
-    "Encoded stories on the device where training happens: filmed there, and the oldest forgotten when memory is full"
+    """Encoded stories on the device where training happens: filmed there, and the oldest forgotten when memory is full.
+    `InputError` if memory holds no shard"""
     def __init__(self,
         vae:ToyVAE,              # On the device where latents shall be
         tokenizer=None,          # By default the toy world's
@@ -392,9 +393,9 @@ class LatentShards:
         self.vae, self.tokenizer = vae, tokenizer or toy_tokenizer()
         self.device, self.shard_size = vae.device, shard_size
         self.max_stories, self.rank, self.world, self.next_shard = max_stories, rank, world, rank
-        self.marks = dict(world=world_hash(), codec=codec_hash(vae), stories=str(shard_size), recipe=RECIPE)
+        self.provenance = dict(world=world_hash(), codec=codec_hash(vae), stories=str(shard_size), recipe=RECIPE)
         self.rule = rule
-        if rule != "published": self.marks["context"] = rule
+        if rule != "published": self.provenance["context"] = rule
         self.folder = None if folder is None else Path(folder)
         if self.folder: self.folder.mkdir(parents=True, exist_ok=True)
         self.nothing = self.tokenizer([""], padding="max_length", return_tensors="pt").input_ids[0]
@@ -408,10 +409,12 @@ class LatentShards:
         self.latents, self.stills = Queue(self.device), Queue(self.device)
 
     def path(self, i:int): # Of shard `i`
-        return self.folder/f"latents-{self.marks['world']}-{self.marks['codec']}-{self.shard_size}-{i:05d}.safetensors"
+        made = f"{self.provenance['world']}-{self.provenance['codec']}"
+        return self.folder/f"latents-{made}-{self.shard_size}-{i:05d}.safetensors"
 
     def older(self, i:int): # Files of `LatentCache` with the same stories; the first kind did not name its codec
-        names = f"{self.marks['world']}-{self.marks['codec']}-{self.shard_size}-{RECIPE}", self.marks["world"]
+        world, codec = self.provenance["world"], self.provenance["codec"]
+        names = f"{world}-{codec}-{self.shard_size}-{RECIPE}", world
         return [self.folder/f"stories-{name}-{i:05d}.safetensors" for name in names]
 
     def stories_of(self, i:int): # Shard -> stories
@@ -437,11 +440,11 @@ class LatentShards:
         index, stills = index_stories(stories, self.tokenizer, self.rule)
         older = None
         if self.folder and self.rule == "published": older = next((p for p in self.older(i) if p.exists()), None)
-        if self.folder and self.path(i).exists(): tensors = read_shard(self.path(i), self.marks, self.device)
+        if self.folder and self.path(i).exists(): tensors = read_shard(self.path(i), self.provenance, self.device)
         elif older: tensors = self.adopt(older, stories)
         else:
             tensors = self.encode(table, index, stills)
-            if self.folder: write_shard(self.path(i), tensors, self.marks)
+            if self.folder: write_shard(self.path(i), tensors, self.provenance)
         self.latents.append(tensors["latents"])
         self.stills.append(tensors["stills"])
         self.shards.append((i, index, table, len(tensors["latents"]), len(tensors["stills"])))
@@ -449,7 +452,8 @@ class LatentShards:
     def adopt(self,
         path, stories,           # A file of `LatentCache`, and the stories in it
     )->dict:                     # latents, and context frames (`stills`)
-        "Such files do not say which codec made them: the first story is filmed again and compared"
+        """Such files do not say which codec made them: the first story is filmed again and compared. `InputError` if it
+        was another"""
         tensors, counts = read_cached_shard(path, stories), latent_counts(stories[0])
         film = torch.cat([render_shot(stories[0], shot) for shot in stories[0].shots]).to(self.device)
         z = encode_groups(self.vae, film, frame_groups(counts, []).to(self.device)).cpu()
@@ -481,13 +485,13 @@ class LatentShards:
         self.index = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
         self.table, self.odds = concat_stories(*(s[2] for s in self.shards)), {}
 
-    def state_dict(self): return dict(self.marks, held=[s[0] for s in self.shards], next_shard=self.next_shard)
+    def state_dict(self): return dict(self.provenance, held=[s[0] for s in self.shards], next_shard=self.next_shard)
     def load_state_dict(self, state):
-        "Hold the same shards again, in the same order"
+        "Hold the same shards again, in the same order. `ValueError` if they were made otherwise"
         state = {"recipe": "1"} | state                      # the first one did not say so
-        wrong = {k: state.get(k) for k, v in self.marks.items() if state.get(k) != v}
+        wrong = {k: state.get(k) for k, v in self.provenance.items() if state.get(k) != v}
         if wrong:
-            raise ValueError(f"this state was saved with another {' and '.join(wrong)}: {wrong}, now {self.marks}")
+            raise ValueError(f"this state was saved with another {' and '.join(wrong)}: {wrong}, now {self.provenance}")
         self.clear()
         for i in state["held"]: self.load(i)
         self.next_shard = state["next_shard"]
@@ -544,29 +548,30 @@ class LatentDataset(LatentShards):
         leak = (chance[0] < leak_target) & (index["number"][rows] < index["shots"][rows] - 1)
         looks, own = rows + leak, index["number"][rows]
         still, shot, frame = (index[c][looks] for c in HISTORY_COLUMNS)
-        blank = (still[:, 0] < 0) | (chance[1] < drop_history)
-        table, captions = history_rows(shot, index["number"][looks], blank, frames, own)
+        no_history = (still[:, 0] < 0) | (chance[1] < drop_history)
+        table, captions = history_rows(shot, index["number"][looks], no_history, frames, own)
         ids, mask = self._captions(torch.where(captions < 0, -1, (rows - own)[:, None] + captions))
-        context = self.stills.rows[still.clamp(min=0).to(device)].float()*(~blank).to(device)[:, None, None, None, None]
+        context = self.stills.rows[still.clamp(min=0).to(device)].float()
+        context = context*(~no_history).to(device)[:, None, None, None, None]
         target, there = self._targets(rows, frames), rows.to(device)
-        probe = None if grid is None else self.probe(rows, shot, frame, blank, frames, grid)
+        probe = None if grid is None else self.probe(rows, shot, frame, no_history, frames, grid)
         weight = loss_weights(self.table, there, frames, size=target.shape[-1])
         return Batch(context, target, table.to(device), ids, mask, weight, probe, rows)
 
     def probe(self,
         rows:Tensor,                # (n,) shots to be made
         shot:Tensor, frame:Tensor,  # (n, c) what they look back at
-        blank:Tensor,               # (n,) bool: there is no past, ask nothing about it
+        no_history:Tensor,               # (n,) bool: there is no past, ask nothing about it
         frames:int, grid:int,       # Latents, tokens in a row
     )->tuple:                       # goal and weight (n, c+frames, grid*grid, facts)
         "`probe_targets` of a batch"
         own = rows[:, None].expand(-1, frames)
-        past = torch.where(blank[:, None], rows[:, None], (rows - self.index["number"][rows])[:, None] + shot)
+        past = torch.where(no_history[:, None], rows[:, None], (rows - self.index["number"][rows])[:, None] + shot)
         shots, when = torch.cat([past, own],
                                 1), torch.cat([frame.clamp(min=0), (4*torch.arange(frames)).expand_as(own)], 1)
         asked = (o.flatten().to(self.device) for o in (shots, when))
         goal, weight = (o.unflatten(0, shots.shape) for o in probe_targets(self.table, *asked, grid))
-        weight[:, :frame.shape[1]] *= (~blank).to(self.device)[:, None, None, None]
+        weight[:, :frame.shape[1]] *= (~no_history).to(self.device)[:, None, None, None]
         return goal, weight
 
     def single_batch(self,

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from .render import StoryTable, circle, coverage, gather_rows, own_coordinates, pose, screen
 from .classifier import LINES, on_line
+from .vae import LATENT_SIDE
 from ..model.text import compose_prompt
 from .world import (
     ACCESSORIES, ACTIONS, BODIES, CAMERAS, COLOURS, PATTERNS, PLACES, SYNONYMS, TIMES)
@@ -56,9 +57,9 @@ CHARACTER, SCENE = 27, 6        # Numbers of each kind
 
 def token_grid(
     model,        # A `ShotTransformer`
-    height:int=8, # Of a latent frame; it is as wide
+    height:int=LATENT_SIDE, # Of a latent frame; it is as wide
 )->int:           # Tokens in a row and in a column
-    "How finely the model sees a frame: one token per patch"
+    "How finely the model sees a frame: one token per patch. `ValueError` if patches are not square or do not fit"
     patch = model.config.patch_size
     if patch[1] != patch[2] or height % patch[1]:
         raise ValueError(f"latents of {height} x {height} do not split into square patches of {tuple(patch[1:])}")

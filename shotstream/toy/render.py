@@ -526,7 +526,7 @@ class StoryTable:
         stories,           # `Story`s
         device="cpu",      # Where the columns shall be; float64 is needed there
     ):
-        "Lay out stories as columns"
+        "Lay out stories as columns. `ValueError` for more than two characters in a shot"
         stories = list(stories)
         if any(len(shot.cast) > 2 for s in stories for shot in s.shots):
             raise ValueError("a shot shows at most two characters")

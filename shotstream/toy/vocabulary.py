@@ -74,7 +74,7 @@ def check_prompt(
     prompt:str,  # What a person wrote
     tokenizer,   # A `toy_tokenizer`
 )->str:          # The prompt, if it can be understood
-    "A prompt that the toy world understands, or an error that says what to write instead"
+    "A prompt that the toy world understands, or an error that says what to write instead (`InputError`)"
     check_text(prompt)
     if not prompt.strip():
         raise InputError("the prompt is empty: say who does what, for instance 'the red ball jumps, close up'")

@@ -218,7 +218,8 @@ def draw_story(
     pair=.25,            # Probability of a story with two characters; the second may look like anybody
     switch=.25,          # Probability that a shot moves to another place
 )->Story: # The story
-    "An endless supply of multi-shot stories (§9: 2 to 5 shots, up to 250 frames)"
+    """An endless supply of multi-shot stories (§9: 2 to 5 shots, up to 250 frames). `ValueError` for no shots, and for
+    lengths that are not 1 + 4k up to 81"""
     if n_shots is not None and n_shots < 1: raise ValueError(f"a story needs at least one shot, got n_shots={n_shots}")
     if frames is not None and (frames < 1 or frames % 4 != 1 or frames > 81):
         raise ValueError(f"a shot has 1 + 4k frames, 1 to 81, got frames={frames}")

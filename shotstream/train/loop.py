@@ -127,7 +127,8 @@ def start_machine(
     precision=None,     # "bf16" or "fp32"; by default what is faster
     compiles=None,      # By default, where a compiler is found
 )->tuple: # (`Accelerator`, `Machine`)
-    "Join the other processes, if a launcher started several, and choose precision and compilation for this device"
+    """Join the other processes, if a launcher started several, and choose precision and compilation for this device.
+    `ValueError` without the device that is asked for, and for another precision"""
     follow_launcher()
     cuda = torch.cuda.is_available() if device is None else torch.device(device).type == "cuda"
     if cuda and not torch.cuda.is_available(): raise ValueError("this machine has no CUDA device: use device='cpu'")
@@ -161,7 +162,8 @@ def save_checkpoint(
     path:Path,  # Of the file
     state:dict, # Tensors, numbers, strings, lists and dicts
 ):
-    "Whole or not at all: written beside the old file, flushed to disk, then put in its place"
+    """Whole or not at all: written beside the old file, flushed to disk, then put in its place. `WriteError` or
+    `OSError` if it cannot be written"""
     try:
         with whole_file(path) as part:
             try: torch.save(state, part)
@@ -173,7 +175,7 @@ def save_text(path:Path, text:str):
     write_text(path, text)
 
 def check_tensorboard():
-    "Complain before any time is spent"
+    "Complain before any time is spent (`TrainingFailed`)"
     if not find_spec("tensorboard"):
         raise TrainingFailed("TensorBoard is not installed: pip install tensorboard, or train without it")
 
@@ -184,14 +186,14 @@ def summary_writer(folder:Path): # A TensorBoard `SummaryWriter`
     return SummaryWriter(folder/"tensorboard")
 
 def load_checkpoint(path:Path)->dict:
-    "Read by tensors alone, no code; a damaged file is named"
+    "Read by tensors alone, no code; a damaged file is named (`TrainingFailed`)"
     try: return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as e:
         raise TrainingFailed(f"{path} is not a whole checkpoint ({type(e).__name__}): "
                              "delete it to start again") from None
 
 def check_disk(folder:Path, players:dict):
-    "Say that the disk is too small before hours are lost, not after"
+    "Say that the disk is too small before hours are lost, not after (`TrainingFailed`)"
     numbers = sum(p.numel() for player in players.values() for p in player.loss.parameters())
     need, free = 2*4*4*numbers, shutil.disk_usage(folder).free  # weights, average, two moments; old and new file
     if free < need:
@@ -204,7 +206,7 @@ class FolderLock:
     held = {}                                                # In this process: {folder: file descriptor}
     def __init__(self, folder): self.path = Path(folder).resolve()/".lock"
     def take(self):
-        "Hold the folder, or say who does"
+        "Hold the folder, or say who does (`TrainingFailed`)"
         if self.path in self.held: return                    # an earlier trainer of this very process
         while True:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -241,12 +243,12 @@ def _lock(file): # `BlockingIOError` if another process has it
 class WorkClock:
     "Seconds of work. Time in which the computer slept, or the process was halted, is not counted, but told"
     def __init__(self, spent:float=0.):
-        self.spent, self.slept, self.last = spent, 0., self.look()
+        self.spent, self.slept, self.last = spent, 0., self.read()
     @staticmethod
-    def look(): return time.monotonic(), time.time(), time.process_time()
+    def read(): return time.monotonic(), time.time(), time.process_time()
     def tick(self)->float: # Seconds of work so far
         "Call it often: a step is short"
-        now = self.look()
+        now = self.read()
         awake, passed, cpu = (b - a for a, b in zip(self.last, now))
         self.last = now
         halted = awake if awake > 60 and cpu < .01*awake else 0.     # the clock went on, the process did not
@@ -272,7 +274,8 @@ def own_random(seed:int):
 
 # %% ../../nbs/backstage/train/loop.ipynb #8edd78d5
 class TrainerState:
-    "What a `Trainer` holds: where the run is, how it is saved, and how it is found again"
+    """What a `Trainer` holds: where the run is, how it is saved, and how it is found again. `ValueError` unless either
+    minutes or steps are given, `InputError` for numbers that cannot be"""
     def __init__(self,
         stage:Stage,
         folder,               # Checkpoint, log and pictures; a run that finds a checkpoint goes on from there
@@ -320,7 +323,7 @@ class TrainerState:
                     skipped=self.skipped, log=self.log, players=players, own=self.stage.state_dict())
 
     def resume(self):
-        "Go on from the folder's checkpoint, if there is one"
+        "Go on from the folder's checkpoint, if there is one. `TrainingFailed` if it is another training's"
         if not self.checkpoint.exists(): return
         try: self.take_over(load_checkpoint(self.checkpoint))
         except (KeyError, TypeError, AttributeError, IndexError, ValueError) as e:
@@ -328,7 +331,7 @@ class TrainerState:
                                  f"{shown(str(e), 120)}): choose another folder, or delete it to start again") from e
 
     def take_over(self, old:dict):
-        "Be where a saved state was"
+        "Be where a saved state was. `TrainingFailed` if it is of another run or network"
         for what, mine in (("stage", self.stage.name), ("seed", self.seed)):
             if old[what] != mine:
                 raise TrainingFailed(f"{self.folder} holds a run with {what} {old[what]}, not {mine}: choose another "
@@ -376,7 +379,7 @@ class Trainer(TrainerState):
         return {name: loss.detach(), **shown}
 
     def one_step(self):
-        "All turns of one step, and the next one's number"
+        "All turns of one step, and the next one's number. `TrainingFailed` if most gradients are not finite"
         self.stage.begin(self.draw(turn=-1))
         shown = {}
         for i, name in enumerate(self.stage.turns(self.part)): shown |= self.turn(i, name)
@@ -431,7 +434,7 @@ class Trainer(TrainerState):
 
     @contextmanager
     def listening(self):
-        "Ctrl-C and SIGTERM end the run after this step; a second Ctrl-C at once"
+        "Ctrl-C, SIGTERM and a closed terminal end the run after this step; a second Ctrl-C at once"
         def heard(number, frame):
             if self.signal and number == signal.SIGINT: raise KeyboardInterrupt
             self.signal = number
@@ -440,7 +443,9 @@ class Trainer(TrainerState):
                 timer.daemon = True
                 timer.start()
         main = threading.current_thread() is threading.main_thread()
-        before = {n: signal.signal(n, heard) for n in (signal.SIGINT, signal.SIGTERM)} if main else {}
+        ends = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+        heeded = [n for n in ends if main and signal.getsignal(n) != signal.SIG_IGN]        # `nohup` wants it to go on
+        before = {n: signal.signal(n, heard) for n in heeded}
         try: yield
         finally:
             for n, handler in before.items(): signal.signal(n, handler)
@@ -495,7 +500,8 @@ def in_processes(
     n:int,       # Processes on this machine
     *arguments,  # Of `python`, for instance "-m", "shotstream.app.cli", "train", ...
 ):
-    "Run a command in several processes that train together; when one dies all end, at once and with a sentence"
+    """Run a command in several processes that train together; when one dies all end, at once and with a sentence
+    (`TrainingFailed`)"""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
     os.environ[LAUNCHER] = str(os.getpid())                  # for `follow_launcher`

@@ -25,7 +25,8 @@ def trajectory(
     sigmas=None,       # Levels at which to keep the state, falling; by default the student's four at the same shift
     noise=None,        # (b, f, z, h, w), or a generator to draw it with
 )->Tensor:             # (b, levels + 1, f, z, h, w): states at `sigmas`, then the clean end
-    "The teacher's ODE trajectory, stopped at the student's noise levels (§5.1, §9)"
+    """The teacher's ODE trajectory, stopped at the student's noise levels (§5.1, §9). `ValueError` if the levels do not
+    fall within (0, 1]"""
     sigmas = sigmas or student_sigmas(sampling.shift)
     if sorted({s for s in sigmas if 0 < s <= 1}, reverse=True) != list(sigmas):
         raise ValueError(f"levels fall, from at most 1 to above 0, got {sigmas}")
@@ -52,18 +53,17 @@ def mixed_states(
 
 # %% ../../nbs/16_ode.ipynb #ab3c9ee2
 def ode_loss(
-    model,            # The student-to-be
-    context:Tensor,   # (b, c, z, h, w) clean
-    states:Tensor,    # (b, levels + 1, f, z, h, w) from `trajectory`
-    table:FrameTable, # (b, c+f)
-    text:Tensor,      # (b, s, l, d)
-    sigmas,           # Levels of the states, without the end
-    generator=None,   # To draw the levels of the chunks with
-    levels=None,      # (b, chunks) which of the states each chunk shows, the last is clean; by default drawn
-)->Tensor:            # (b,) loss of each story
+    model,             # The student-to-be
+    condition:tuple,   # (context (b, c, z, h, w) clean, table (b, c+f), text (b, s, l, d))
+    states:Tensor,     # (b, levels + 1, f, z, h, w) from `trajectory`
+    sampling:Sampling, # Of the student: its steps are the levels of the states, without the end; `phi` is used as well
+    generator=None,    # To draw the levels of the chunks with
+    levels=None,       # (b, chunks) which of the states each chunk shows, the last is clean; by default drawn
+)->Tensor:             # (b,) loss of each story
     """From a state of its path, every chunk must say where it ends; each chunk is at a level of its own, the past
-    at 0 (§5.1, §9)"""
-    sigmas = torch.tensor([*sigmas, 0.], device=context.device)
+    at 0 (§5.1, §9). `ValueError` if the states are not as many as the student's steps, and the end"""
+    context, table, text = condition
+    sigmas = torch.tensor([*student_sigmas(sampling.shift, sampling.steps), 0.], device=context.device)
     if states.shape[1] != len(sigmas):
         raise ValueError(f"{states.shape[1]} states for {len(sigmas)-1} levels and the end")
     b, c = context.shape[:2]
@@ -72,8 +72,8 @@ def ode_loss(
     levels = levels.to(context.device).gather(1, shot.chunk)                     # b f
     x, sigma = mixed_states(states, levels), sigmas[levels]
     at = table.at(torch.cat([torch.zeros_like(sigma[:, :1]).expand(b, c), sigma], 1))
-    v = model(join_context(context, x), None, text, table=at, attention_mask=causal_mask(table, table)).sample
-    v = v.transpose(1, 2)[:, c:]
+    v = model(join_context(context, x), None, text, table=at, attention_mask=causal_mask(table, table),
+              phi=sampling.phi).sample.transpose(1, 2)[:, c:]
     error = (to_x0(x, v, sigma) - states[:, -1]).pow(2).flatten(2).mean(2)       # b f
     # clean chunks are only there to be attended to
     noisy = sigma > 0

@@ -68,7 +68,7 @@ class MuonAdamW(torch.optim.Optimizer):
         super().__init__(params, dict(self._adamw.defaults, use_muon=False, momentum=momentum, ns_steps=ns_steps))
 
     def add_param_group(self, param_group:dict):
-        "As in torch; Muon takes matrices only"
+        "As in torch; Muon takes matrices only (`ValueError`)"
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         for p in group["params"] if group["use_muon"] else ():

@@ -23,11 +23,12 @@ from ..toy.latents import LatentDataset, codec_hash
 from ..toy.classifier import AttributeClassifier, errors, classifier_loss, truth
 from .optim import MuonAdamW, keep_freed_memory
 from ..generate.pipeline import ASSETS
+from ..generate.teacher import TOY_TRAINING, TrainingOptions
 from ..toy.render import render_shot
-from .stages import (
+from shotstream.train.stages import (
     Models, OdePairs, OdeStage, OwnHistory, PairSettings, RefitStage, SIZES, SelfForcingStage, TeacherStage, TextStage,
-    ToySize, TrueHistory, for_device, generate_ode_pairs, load_text_encoder, load_transformer)
-from ..toy.vocabulary import toy_tokenizer
+    ToySize, TrueHistory, for_device, generate_ode_pairs, load_text_encoder, load_transformer,
+    toy_models)
 from .loop import FolderLock, Machine, Player, Stage, Trainer, save_text, start_machine
 from ..model.transformer import ShotTransformer
 from ..toy.world import draw_story, world_hash
@@ -167,6 +168,7 @@ class ToyRun:
     progress:bool=True
     alone:bool=False         # One stage takes all the minutes
     tensorboard:bool=False   # Curves of every stage, see `Trainer`
+    options:TrainingOptions=TOY_TRAINING
     def length(self, name:str)->dict: # `minutes` or `steps` of a stage
         return dict(steps=self.steps) if self.steps else dict(minutes=self.minutes*(1. if self.alone else SHARES[name]))
     def train(self, stage:Stage, **options)->Path: # The stage's folder
@@ -189,10 +191,10 @@ class ToyRun:
         return load_transformer(self.folder/name/"transformer").to(self.machine.device)
 
 def same_settings(folder:Path, settings:dict):
-    "A folder holds one making: stages of a rehearsal must not be taken for the real ones"
+    "A folder holds one making: stages of a rehearsal must not be taken for the real ones (`InputError`)"
     file = folder/"settings.json"
     if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        with foreign(folder, "choose another folder", "cannot be made"): folder.mkdir(parents=True, exist_ok=True)
         return save_text(file, json.dumps(settings))
     old = read_json(file, "the settings of a training")
     if not isinstance(old, dict): raise InputError("no settings of a training: choose another folder", file)
@@ -204,11 +206,15 @@ def same_settings(folder:Path, settings:dict):
 # What each stage reads of the others
 NEEDS = dict(base=("text",), teacher=("base",), pairs=("teacher",), ode=("teacher", "pairs"),
              stage1=("teacher", "ode", "pairs"), stage2=("stage1", "pairs"), control=("stage1", "stage2", "pairs"),
-             refit=("teacher",))
+             refit=("teacher",), pipeline=("teacher", "stage2", "control", "refit"))
 
 def origin(run:ToyRun, name:str)->dict: # {stage: hash of what it made}
-    "What a stage would be made from now"
-    return {need: _made(run.folder/need) for need in NEEDS.get(name, ())}
+    "What a stage would be made from now, and with which options"
+    return {need: _made(run.folder/need) for need in NEEDS.get(name, ())} | {"options": _said(run.options)}
+
+def _said(o:TrainingOptions)->str:
+    "Options in words that are the same in every process"
+    return str((o.sampling, o.pair_steps, o.pair_guidance, o.score_guidance, o.cache_gradient, o.bell))
 
 def _made(folder:Path)->str|None: # 12 hexadecimal digits; `None` if there is nothing
     "Hash of all weights that a stage has made; of pairs, their names, sizes and first bytes: there are many"
@@ -227,11 +233,15 @@ def write_origin(run:ToyRun, name:str):
     save_text(file, json.dumps(origin(run, name)))
 
 def check_origin(run:ToyRun, name:str):
-    "Is what a stage was made from still there? Weights of two makings must not be mixed"
+    "Is what a stage was made from still there? Weights of two makings must not be mixed (`InputError`)"
     file = run.folder/name/"made_from.json"
     if not file.exists(): return                         # older folders do not say
     old, now = read_json(file, "a note of what a stage was made from"), origin(run, name)
+    old.setdefault("options", _said(TOY_TRAINING))       # there were no others
     changed = [need for need in now if now[need] is not None and old.get(need) not in (None, now[need])]
+    if changed == ["options"]:
+        raise InputError("made with other options of training than now: give those, or choose another folder",
+                         run.folder/name)
     if changed:
         raise InputError(f"made from another {' and '.join(changed)} than is there now: delete it, and it will be made "
                          f"again", run.folder/name)
@@ -242,7 +252,7 @@ def start_toy(
     device=None, size="small", # One of `SIZES`
     seed:int=0, progress:bool=True, compiles=None,
 )->ToyRun:
-    "Check everything before any time is spent"
+    "Check everything before any time is spent. `InputError` for a size, length or folder that cannot be"
     choice("size", size, SIZES)
     if (minutes is None) == (steps is None): raise InputError("say how long: either minutes or steps")
     accelerator, machine = start_machine(device, compiles=compiles)
@@ -251,12 +261,11 @@ def start_toy(
     with foreign(folder, "choose another folder", "cannot be made"): Path(folder).mkdir(parents=True, exist_ok=True)
     if accelerator.is_main_process: FolderLock(folder).take()
     if machine.device.type == "cpu": keep_freed_memory()                     # as much as the matrix products, otherwise
-    vae = ToyVAE.from_pretrained(ASSETS/"toy"/"vae").float()
-    classifier = AttributeClassifier.from_pretrained(ASSETS/"classifier").float()
-    same_settings(Path(folder), dict(size=size, seed=seed, steps=steps, world=world_hash(), codec=codec_hash(vae)))
-    models = Models(vae, load_text_encoder(ASSETS/"toy"/"text_encoder"), toy_tokenizer(),
-                    classifier=classifier).frozen(machine.device)
-    data = LatentDataset(vae, models.tokenizer, folder=Path(folder)/"latents", rank=accelerator.process_index,
+    models = toy_models(ASSETS/"toy"/"text_encoder")
+    settings = dict(size=size, seed=seed, steps=steps, world=world_hash(), codec=codec_hash(models.vae))
+    same_settings(Path(folder), settings)
+    models = models.frozen(machine.device)
+    data = LatentDataset(models.vae, models.tokenizer, folder=Path(folder)/"latents", rank=accelerator.process_index,
                          world=machine.processes, shard_size=256 if machine.device.type == "cuda" else 32)
     return ToyRun(Path(folder), accelerator, machine, for_device(SIZES[size], machine.device), minutes, steps, models,
                   data, seed, progress)
@@ -279,7 +288,8 @@ def make_base(run:ToyRun):
     if run.done("base"): return
     fill(run)
     torch.manual_seed(run.seed)
-    run.train(TeacherStage("base", run.models, run.data, run.size, run.machine, run.folder/"text"), cool=.4)
+    stage = TeacherStage("base", run.models, run.data, run.size, run.machine, run.folder/"text", options=run.options)
+    run.train(stage, cool=.4)
 
 def take_over(run:ToyRun, name:str):
     "What later stages need of one that is done: the teacher, and the text encoder that learned with it"
@@ -291,8 +301,9 @@ def make_teacher(run:ToyRun):
     "The next shot given the past"
     if not run.done("teacher"):
         fill(run)
-        run.train(TeacherStage("teacher", run.models, run.data, run.size, run.machine, run.folder/"base", lr=4e-3),
-                  cool=.6)
+        stage = TeacherStage("teacher", run.models, run.data, run.size, run.machine, run.folder/"base", lr=4e-3,
+                             options=run.options)
+        run.train(stage, cool=.6)
     take_over(run, "teacher")
 
 def make_pairs(run:ToyRun):
@@ -301,8 +312,9 @@ def make_pairs(run:ToyRun):
     if run.done("pairs"): return
     write_origin(run, "pairs")
     fill(run)
-    settings = PairSettings(4 if run.steps else 12*run.size.films//8, run.seed, progress=run.progress,
-                            rank=run.accelerator.process_index)
+    options = replace(run.options, pair_steps=4) if run.steps else run.options
+    settings = PairSettings(4 if run.steps else 12*run.size.films//8, run.seed, options, run.progress,
+                            run.accelerator.process_index)
     n = generate_ode_pairs(run.folder/"pairs", run.models, run.data, run.machine, **long, settings=settings)
     run.accelerator.wait_for_everyone()
     if run.accelerator.is_main_process: save_text(run.folder/"pairs"/"done", str(n))
@@ -312,7 +324,8 @@ def pairs_of(run:ToyRun)->OdePairs: return OdePairs(run.folder/"pairs", run.mach
 
 def make_ode(run:ToyRun):
     "The first student: regression on trajectories"
-    if not run.done("ode"): run.train(OdeStage(run.models, pairs_of(run), run.machine, run.folder/"ode"))
+    if run.done("ode"): return
+    run.train(OdeStage(run.models, pairs_of(run), run.machine, run.folder/"ode", options=run.options))
 
 def make_stage1(run:ToyRun):
     "Self-forcing inside a shot"
@@ -320,15 +333,15 @@ def make_stage1(run:ToyRun):
     fill(run)
     source = TrueHistory(run.models, run.data, run.size.films)
     run.train(SelfForcingStage("stage1", run.network("ode"), run.models.teacher, run.models, source, run.machine,
-                               run.folder/"stage1", pairs_of(run), keep=.8))
+                               run.folder/"stage1", pairs_of(run), keep=.8, options=run.options))
 
 def make_stage2(run:ToyRun):
     "Self-forcing across shots, with matrices of rank 16"
     if run.done("stage2"): return
-    source = OwnHistory(run.models, max(2, 3*run.size.films//4), run.machine.device)
+    source = OwnHistory(run.models, max(2, 3*run.size.films//4), run.machine.device, options=run.options)
     critic = load_transformer(run.folder/"stage1"/"critic").to(run.machine.device)
     run.train(SelfForcingStage("stage2", run.network("stage1"), critic, run.models, source, run.machine,
-                               run.folder/"stage2", pairs_of(run), lr=2e-4, lora=16))
+                               run.folder/"stage2", pairs_of(run), lr=2e-4, lora=16, options=run.options))
 
 def make_control(run:ToyRun):
     "Stage 1 that goes on for as many steps as stage 2 took: what stage 2 must beat"
@@ -338,7 +351,7 @@ def make_control(run:ToyRun):
     source = TrueHistory(run.models, run.data, run.size.films)
     critic = load_transformer(run.folder/"stage1"/"critic").to(run.machine.device)
     stage = SelfForcingStage("control", run.network("stage1"), critic, run.models, source, run.machine,
-                             run.folder/"control", pairs_of(run), lr=2e-4, lora=16)
+                             run.folder/"control", pairs_of(run), lr=2e-4, lora=16, options=run.options)
     write_origin(run, "control")
     Trainer(stage, run.folder/"control", run.accelerator, run.machine, steps=steps, seed=run.seed,
             progress=run.progress).run()
@@ -348,7 +361,7 @@ def make_refit(run:ToyRun):
     "A decoder that forgives the teacher's errors"
     if run.done("refit"): return
     fill(run)
-    run.train(RefitStage(run.models, run.data, run.machine, max(2, run.size.films//2)))
+    run.train(RefitStage(run.models, run.data, run.machine, max(2, run.size.films//2), options=run.options))
 
 # %% ../../nbs/backstage/train/recipes.ipynb #aa02ba9a
 def make_codec(run:ToyRun):

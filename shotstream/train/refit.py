@@ -13,31 +13,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from ..toy.vae import ToyVAE, edges, group_frames
-from ..model.flow import add_noise
+from ..model.flow import Sampling, add_noise
 from ..generate.teacher import teacher_velocity
 
 # %% ../../nbs/backstage/train/refit.ipynb #a0ac53c6
 @torch.no_grad()
 def make_wrong_latents(
-    teacher,          # A `ShotTransformer`
-    context:Tensor,   # (b, c, z, h, w) clean latents of earlier shots
-    x0:Tensor,        # (b, f, z, h, w) clean latents of the shot
-    table,            # (b, c+f) its `FrameTable`
-    text:Tensor,      # (b, s, l, d) captions
-    generator=None,   # A CPU `torch.Generator` for levels, steps and noise
-    sigmas=(.5, .8),  # Noise levels to start from, drawn uniformly for every film
-    steps=(3, 7),     # Fewest and most steps back, drawn once for the batch
-)->Tensor:            # (b, f, z, h, w)
-    "Real latents made noisy and denoised by the teacher, without guidance: its own errors, with the true frames known"
+    teacher,           # A `ShotTransformer`
+    condition:tuple,   # (context (b, c, z, h, w) clean latents of earlier shots, table (b, c+f), text (b, s, l, d))
+    x0:Tensor,         # (b, f, z, h, w) clean latents of the shot
+    sampling:Sampling, # `phi` and `context_time` are used
+    generator=None,    # A CPU `torch.Generator` for levels, steps and noise
+    sigmas=(.5, .8),   # Noise levels to start from, drawn uniformly for every film
+    steps=(3, 7),      # Fewest and most steps back, drawn once for the batch
+)->Tensor:             # (b, f, z, h, w)
+    """Real latents made noisy and denoised by the teacher, without guidance: its own errors, with the true frames
+    known. `ValueError` for levels outside of (0, 1], and for levels and steps that fall"""
     if not 0 < sigmas[0] <= sigmas[1] <= 1: raise ValueError(f"noise levels rise within (0, 1], got {sigmas}")
     if not 1 <= steps[0] <= steps[1]: raise ValueError(f"steps rise from at least 1, got {steps}")
-    b = len(x0)
+    (context, table, text), b = condition, len(x0)
     start = (sigmas[0] + (sigmas[1]-sigmas[0])*torch.rand(b, generator=generator)).to(x0.device)
     n = int(torch.randint(steps[0], steps[1]+1, (), generator=generator))
     x = add_noise(x0, torch.randn(x0.shape, generator=generator).to(x0), start)
     for i in range(n):
-        sigma = start*(1 - i/n)
-        x = x - (start/n)[:, None, None, None, None]*teacher_velocity(teacher, context, x, table.at(sigma), text)
+        at = table.at(start*(1 - i/n), everywhere=sampling.same_time)
+        x = x - (start/n)[:, None, None, None, None]*teacher_velocity(teacher, context, x, at, text, sampling.phi)
     return x
 
 # %% ../../nbs/backstage/train/refit.ipynb #2dd4df78
@@ -46,7 +46,7 @@ def mix_latents(
     generator=None,             # A CPU `torch.Generator`
     clean_share:float=1/3,      # Part of the films whose latents stay clean
 )->Tensor:                      # (b, f, z, h, w)
-    "Wrong latents, and now and then clean ones"
+    "Wrong latents, and now and then clean ones. `ValueError` if shapes differ"
     if clean.shape != wrong.shape:
         raise ValueError(f"clean and wrong latents have one shape, got {tuple(clean.shape)} and {tuple(wrong.shape)}")
     keep = (torch.rand(len(clean), generator=generator) < clean_share).to(clean.device)
@@ -83,7 +83,7 @@ def classifier_distance(
 )->Tensor: # ()
     "Difference of the classifier's convolutional features, every place scaled to length 1, mean over layers (as LPIPS)"
     a, b = (x[:, :, ::every].transpose(1, 2).flatten(0, 1) for x in (output, target))
-    layers = classifier.look
+    layers = classifier.backbone
     a, b = layers[0](a), layers[0](b)
     total = a.new_zeros(())
     for layer in layers[1:]:
@@ -105,7 +105,7 @@ def refit_loss(
     classifier=None, critic=None, # Needed where their weight is not 0
     weights:RefitWeights=RefitWeights(),
 )->tuple: # Loss (), and its parts before weighting: {name: ()}
-    "What the decoder is to make small"
+    "What the decoder is to make small. `ValueError` if shapes differ, or a network is missing whose weight is not 0"
     for name, model, weight in (("classifier", classifier, weights.perceptual),
                                 ("critic", critic, weights.adversarial)):
         if weight and model is None: raise ValueError(f"weights ask for a {name}: give one, or set its weight to 0")

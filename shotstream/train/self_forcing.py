@@ -78,7 +78,8 @@ def own_context(
     # `Sampling.context_pixels`
     pixels:str="uint8",
 )->tuple:            # (b, budget, z, h, w) latents, and the shot of each frame
-    "Decode what was filmed, pick frames, encode each alone: exactly what filming does (§4.1, §4.2)"
+    """Decode what was filmed, pick frames, encode each alone: exactly what filming does (§4.1, §4.2). `ValueError` for
+    other `pixels`"""
     if pixels not in ("uint8", "float"): raise ValueError(f"pixels is 'uint8' or 'float', got {pixels!r}")
     films = [vae.decode(z.transpose(1, 2).to(vae.dtype)).sample.clamp(-1, 1) for z in shots] # b 3 f h w each
     picks = context_frames([(0, film.shape[2]) for film in films], budget, rule)

@@ -151,6 +151,38 @@ def test_killed_in_a_rewriting(pipe, tmp_path, monkeypatch):
         assert d.wait(60) and [s.seed for s in d.shots] == [0, 9, 2]
 
 
+def test_killed_before_a_prompt_took_effect(pipe, tmp_path):
+    "A prompt for the inside of the shot that runs is noted like those that wait, until it is known where it began"
+    with Director(pipe, CAPTION, folder=tmp_path/"a", paced=True, ahead=0) as d:
+        d.next_shot(PROMPTS[0], latents=7)
+        d.watch(60)
+        d.switch_prompt(PROMPTS[1], recache=False)
+        assert d.running is not None and until(lambda: d.noted == d.changes)
+        (noted,) = read_waiting(tmp_path/"a"/"waiting.json").requests
+        (asked,) = noted.switches
+        assert (asked.latent, asked.prompt, asked.recache) == (3, PROMPTS[1], False)
+        with reopened(pipe, tmp_path/"a") as new:
+            assert new.wait(60)
+            (switch,), (later,) = new.shots[0].switches, new.shots[0].later
+            assert switch == asked and later[0] == 9 and len(new.shots[0].video) == 25
+        while not d.shots and d.watch(60) is not None: pass
+        assert d.wait(60) and torch.equal(d.film, new.film)
+
+
+def test_where_a_prompt_took_effect_is_noted(pipe, tmp_path):
+    "Its chunk was being made when it came, so it began with the next one"
+    with Director(pipe, CAPTION, folder=tmp_path, paced=True, ahead=0) as d:
+        d.next_shot(PROMPTS[0], latents=9)
+        d.watch(60)
+        d.switch_prompt(PROMPTS[1])
+        shot = d.timeline.running[0]
+        shot.coming = replace(shot.coming, latent=4)
+        while len(d.running) < 25: d.watch(60)
+        assert until(lambda: shot.switches and d.noted == d.changes)
+        (noted,) = read_waiting(tmp_path/"waiting.json").requests
+        assert [s.latent for s in noted.switches] == [s.latent for s in shot.switches] == [6]
+
+
 def test_killed_on_a_new_branch(pipe, tmp_path, slow, monkeypatch):
     monkeypatch.setattr(module, "SAVE_WITHIN", 1e9)
     slow.set()

@@ -10,6 +10,7 @@ import torch
 
 from shotstream.generate.pipeline import Film, ShotStreamPipeline
 from shotstream.data.script import Script, ShotPrompt, write_video
+from shotstream.model.files import InputError
 from shotstream.model.transformer import ShotTransformer
 from shotstream.app.study import (
     COLUMNS, COMPARISONS, QUESTIONS, ABPanel, Clips, Metronome, Panel, Study, StudyPanel, as_film, blind_labels,
@@ -460,3 +461,34 @@ def test_buttons_are_wired(pipe):
     room.worker.join()
     assert list(room.films) == list(COMPARISONS["cuts"])
     room.close()
+
+
+def test_two_panels_of_one_rater(tmp_path):
+    "Two tabs, one file: what one has answered the other does not write over"
+    choices = {q: ["A"] for q in QUESTIONS}
+    one, two = (Study(films(["x", "y"]), path=tmp_path/"a.csv") for _ in range(2))
+    for study, item in ((one, 0), (two, 1), (one, 2), (two, 0)): study.answer(item, choices)
+    assert sorted({r["item"] for r in read_answers(tmp_path/"a.csv")}) == [0, 1, 2]
+    one.answer(0, {q: ["B"] for q in QUESTIONS})                                  # the newest answer counts
+    rows = [r for r in read_answers(tmp_path/"a.csv") if r["item"] == 0]
+    assert all(r["chosen"] == (r["label"] == "B") for r in rows) and len(rows) == len(QUESTIONS)*2
+
+
+def test_answers_that_could_not_be_saved_are_saved_later(tmp_path):
+    study = Study(films(["x", "y"]), path=tmp_path/"x"/"a.csv")
+    (tmp_path/"x").write_text("")
+    panel = StudyPanel(study)
+    with pytest.raises(InputError): study.answer(0, {q: ["A"] for q in QUESTIONS})
+    with pytest.raises(InputError): panel.close()                                 # still not; and said
+    assert study.unsaved and study.rows
+    (tmp_path/"x").unlink()
+    StudyPanel(study).close()
+    assert {r["item"] for r in read_answers(tmp_path/"x"/"a.csv")} == {0} and not study.unsaved
+
+
+@pytest.mark.parametrize("item", ["9"*5000, "1"*10])
+def test_an_item_of_many_digits(tmp_path, item):
+    path = tmp_path/"a.csv"
+    path.write_text(",".join(COLUMNS) + f"\n,{item},q,A,s,1\n")
+    with pytest.raises(InputError, match="row 2") as e: read_answers(path)
+    assert len(str(e.value)) < 500

@@ -103,7 +103,7 @@ def test_files(tmp_path):
 
 BROKEN = {"no such file": (None, "no such file"), "a folder": ("folder", "a folder"),
           "broken JSON": (b'{"caption": "x",\n "shots": [1,]}', "line 2, column 1"),
-          "empty": (b"", "line 1, column 1"), "not text": (b"\xff\xfe\x00\x01", "not a text file"),
+          "empty": (b"", "empty; a story file is JSON"), "not text": (b"\xff\xfe\x00\x01", "not a text file"),
           "deep": (b"["*200_000, "brackets inside brackets"),
           "key twice": (b'{"global_caption": "x", "shot1": "a", "shot1": "b"}', "shot1: written twice"),
           "outside": (b'{"global_caption": "x", "shot1": "a", "video_path": "../../secret.mp4"}',
@@ -260,3 +260,23 @@ def test_a_span_may_end_with_the_film():
     film = list(range(9))
     assert shots_of(film, ((0, 4), (4, 9))) == [[0, 1, 2, 3], [4, 5, 6, 7, 8]]
     with pytest.raises(StoryError, match="9 frames"): shots_of(film, ((0, 10),))
+
+
+WHOLE = '{"title": "t", "caption": "a red ball.", "seed": 3,\n "shots": [{"caption": "it waits.", "frames": 5}, null]}'
+
+
+@pytest.mark.parametrize("end", range(1, len(WHOLE), 3))
+def test_a_file_that_was_cut_short_is_called_so(tmp_path, end):
+    "Wherever it ends: in a word, a number, an escape, between two shots"
+    for text in (WHOLE, WHOLE.replace("it", "\\u0069t")):
+        (tmp_path/"cut.json").write_text(text[:end])
+        with pytest.raises(StoryError, match="as if cut short; a story file is JSON"): load_script(tmp_path/"cut.json")
+
+
+@pytest.mark.parametrize("text, says", [("# A story", "no JSON: it begins with # A story"), ("{'caption': 1}", "double"),
+                                        ('{"a": 1 "b": 2}', "line 1, column 9"), ("  \n", "empty"),
+                                        ('{"a": "x\ny"}', "control character"), ('{"a":1} {}', "Extra data")])
+def test_what_is_no_story_file_is_called_what_it_is(tmp_path, text, says):
+    (tmp_path/"x.json").write_text(text)
+    with pytest.raises(StoryError, match=says) as e: load_script(tmp_path/"x.json")
+    assert "cut short" not in str(e.value)

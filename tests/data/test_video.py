@@ -56,3 +56,7 @@ def test_a_length_that_is_the_sounds(tmp_path, sound):
     class Film: duration, streams = 5_000_000, [0]*(1 + sound)
     class Stream: duration, time_base = None, None
     assert video._length(Film, Stream) == (0. if sound else 5.)
+
+
+def test_a_folder_is_no_film(tmp_path):
+    with pytest.raises(InputError, match="a folder, not a film"): read_video(tmp_path)

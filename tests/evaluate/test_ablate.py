@@ -13,11 +13,12 @@ import shotstream.evaluate.ablate as runner
 from shotstream.evaluate.ablate import (
     JOBS, KINDS, PACKED, PAPER, PAPER_FPS, ROWS, SHIPPED, TABLES, agreement, as_rows, as_table, ablate, compare,
     comparisons, film_row, jobs_of, lengths_of, make_stage, paired, score_film, score_shots, shot_by_shot, start_run,
-    stories_for, story_of, switched, train_job, verdict, weights_hash)
+    files_hash, stories_for, story_of, switched, train_job, verdict)
 from shotstream.evaluate.metrics import COLUMNS
-from shotstream.evaluate.systems import SYSTEMS, TABLE_1, Clock, film_story
+from shotstream.evaluate.systems import SYSTEMS, TABLE_1, ShotRope, film_story
 from shotstream.evaluate.variants import Size
 from shotstream.generate.pipeline import toy_student
+from shotstream.model.files import InputError
 from shotstream.model.frame_table import next_shot_table
 from shotstream.toy.classifier import AttributeClassifier
 from shotstream.toy.networks import ASSETS, toy_text_encoder, toy_transformer
@@ -248,7 +249,7 @@ def test_table3(base, folder):
     assert result == json.loads((folder/"results.json").read_text())
     for name, row in result["rows"].items():
         assert len(set(row["weights"])) == 2 and row["steps"] == [1, 1] and min(row["fps"]) > 0
-        assert row["weights"][0] == weights_hash(folder/"jobs"/f"{name}-0"/"transformer")
+        assert row["weights"][0] == files_hash(folder/"jobs"/f"{name}-0"/"transformer")
         assert (folder/"rows"/f"{name}-1.png").stat().st_size > 500
         assert set(row["columns"]) >= {*COLUMNS, "captioned", "hero_kept", "scene_kept", "flat_share"} - {"aesthetic"}
         for mean, low, high in filter(None, row["columns"].values()): assert low <= mean <= high
@@ -353,7 +354,7 @@ def test_rows_film_with_their_weights_and_their_switch(packed):
     assert torch.equal(film("student"), ours) and torch.equal(film("shotstream"), ours)
     assert torch.equal(film("other_noise"), by_hand(seed=4)) and not torch.equal(by_hand(seed=4), ours)
     for stage in ("stage1", "ode"): assert torch.equal(film(f"student_{stage}"), by_hand(stage))
-    assert torch.equal(film("student_no_indicator"), by_hand(system=replace(SYSTEMS["shotstream"], clock=Clock())))
+    assert torch.equal(film("student_no_indicator"), by_hand(system=replace(SYSTEMS["shotstream"], rope=ShotRope())))
     assert torch.equal(film("longlive"), by_hand(system=SYSTEMS["longlive"]))
     names = ["student", *(n for n in rows if n.startswith("student_")), "longlive"]
     films = {n: film(n) for n in names}
@@ -389,8 +390,8 @@ def test_a_table_without_training(tmp_path, quick):
     result = ablate("table4_switched", seeds=2, **call)
     assert not result["trained"] and not (tmp_path/"jobs").exists() and list(result["rows"]) == names
     rows, toy = result["rows"], ASSETS/"toy"
-    assert rows["student"]["weights"] == [weights_hash(toy/"transformer")]*2 == rows["student_no_indicator"]["weights"]
-    assert rows["student_stage1"]["weights"] == [weights_hash(toy/"transformer", toy)]*2 != rows["student"]["weights"]
+    assert rows["student"]["weights"] == [files_hash(toy/"transformer")]*2 == rows["student_no_indicator"]["weights"]
+    assert rows["student_stage1"]["weights"] == [files_hash(toy/"transformer", toy)]*2 != rows["student"]["weights"]
     assert rows["student"]["steps"] == [None]*2
     assert result["command"] == ("shotstream ablate table4_switched --seeds 2 --track tiny --rows student "
                                  "student_no_indicator student_stage1")
@@ -406,6 +407,16 @@ def test_a_table_without_training(tmp_path, quick):
     assert sum(apart)/len(apart) < 8, "the line of the third row, in fewer colours"
     again = ablate("table4_switched", seeds=2, **call)
     assert again["rows"] == rows, "nothing is filmed a second time"
+    # of other weights, of other stories: filmed again
+    for seed, change in enumerate((dict(weights="0"*16), dict(values=[]))):
+        file = tmp_path/"rows"/f"student-{seed}.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    made = ablate("table4_switched", seeds=2, **call)["rows"]["student"]
+    assert made["columns"] == rows["student"]["columns"] and made["weights"] == rows["student"]["weights"]
+    file = tmp_path/"rows"/"student-0.json"
+    file.write_text('{"values": [')
+    with pytest.raises(InputError, match="student-0.json: .* as if cut short"): ablate("table4_switched", seeds=2, **call)
+    file.unlink()
     with pytest.raises(ValueError, match="begun with"): ablate("table4_switched", **call | dict(track="long"))
 
 

@@ -7,8 +7,8 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
 from shotstream.evaluate.bench import CAPTION, PROMPTS, time_shot
 from shotstream.evaluate.bench_gpu import (
-    Clock, attending, attention_used, compare, compare_diffusers, diffusers_pipeline, gpu_suite, gpu_summary, machine,
-    measured_rates, quantiles, stage_report, story_report, watched)
+    DeviceTimer, attending, attention_used, compare, compare_diffusers, diffusers_pipeline, gpu_suite, gpu_summary,
+    machine, measured_rates, quantiles, stage_report, story_report, watched)
 from shotstream.evaluate.cost import random_pipeline, shot_work
 from shotstream.model.transformer import ShotTransformer
 from shotstream.model.wan_vae import WanVAE
@@ -54,7 +54,7 @@ def test_teacher_time_is_scaled(tiny, monkeypatch):
     calls = []
     monkeypatch.setattr("shotstream.evaluate.bench_gpu.sample_shot", lambda model, context, table, text, sampling,
                         *_: calls.append(sampling.steps) or context)
-    monkeypatch.setattr(Clock, "ms", lambda self, a, b: 1.)
+    monkeypatch.setattr(DeviceTimer, "ms", lambda self, a, b: 1.)
     found = compare(tiny, SIZE, latents=3, rounds=2, teacher_steps=60, progress=lambda line: None)
     assert calls == [3, 3, 3] and found["ms"]["teacher"] == [20., 20.] and found["ms"]["cached"] == [1., 1.]
 
@@ -62,7 +62,7 @@ def test_teacher_time_is_scaled(tiny, monkeypatch):
 def test_diffusers_time_is_scaled(tiny, monkeypatch):
     """Two steps are run, four denoising steps of one millisecond; 50 steps would be 100 looks, and the rest of the
     call is not scaled"""
-    monkeypatch.setattr(Clock, "ms", lambda self, a, b: 1.)
+    monkeypatch.setattr(DeviceTimer, "ms", lambda self, a, b: 1.)
     found = compare_diffusers(tiny, SIZE, latents=2, rounds=1, timed_steps=2)
     assert found == dict(transformer=100., all_in=1 + 100 - 4)
     assert not tiny.transformer._forward_hooks
@@ -82,20 +82,20 @@ def test_shapes_cannot_be_measured():
 
 
 def test_a_clock_of_the_host_counts_milliseconds(monkeypatch):
-    clock = Clock("cpu")
+    clock = DeviceTimer("cpu")
     assert clock.ms(1.5, 1.75) == 250. and clock.mark() <= clock.mark() and not clock.cuda
     clock.wait()
 
 
 def test_every_call_is_noted_and_nobody_listens_afterwards(tiny):
     stream = tiny.stream(CAPTION)
-    with watched(tiny, Clock("cpu")) as seen: time_shot(stream, PROMPTS[0], 4)
+    with watched(tiny, DeviceTimer("cpu")) as seen: time_shot(stream, PROMPTS[0], 4)
     calls = [s[:4] for s in seen if s[0] in ("context", "denoise", "append")]
     # frames asked and in sight, themselves included; the next shot's context is part of this one
     assert calls == [("context", -1, 6, 6)] + [("denoise", 0, 3, 9)]*4 + [("append", 0, 3, 9)] + [
         ("denoise", 1, 1, 10)]*4 + [("context", -1, 6, 6)]
     assert [s[0] for s in seen].count("decode") == 4 and all(s[5] >= s[4] for s in seen)
-    with pytest.raises(ZeroDivisionError), watched(tiny, Clock("cpu")): 1/0   # noqa: B018
+    with pytest.raises(ZeroDivisionError), watched(tiny, DeviceTimer("cpu")): 1/0   # noqa: B018
     parts = (tiny.transformer, tiny.text_encoder, tiny.vae.decoder, tiny.vae.encoder)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in parts)
 
@@ -112,7 +112,7 @@ def test_a_kernel_for_a_while(tiny):
 
 def test_rates_are_work_over_time(monkeypatch):
     "With a clock that says one millisecond: operations of each kind, multiplication and addition counted"
-    monkeypatch.setattr(Clock, "ms", lambda self, a, b: 1.)
+    monkeypatch.setattr(DeviceTimer, "ms", lambda self, a, b: 1.)
     r = measured_rates("cpu", torch.float32, n=8, heads=(2, 4), tokens=5, area=(3, 4), channels=2, repeats=1)
     assert r["linear"] == 1000*2*8**3 and r["bytes"] == 1000*2*4*8*8
     assert r["attention_by_frames"] == {f: 1000*4*2*4*(3*5)*(f*5) for f in (9, 18, 27)}

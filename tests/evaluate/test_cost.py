@@ -6,10 +6,10 @@ import torch
 
 from shotstream import ShotStreamPipeline
 from shotstream.evaluate.bench import CAPTION, PROMPTS, time_shot
-from shotstream.evaluate.bench_gpu import Clock, watched
+from shotstream.evaluate.bench_gpu import DeviceTimer, watched
 from shotstream.model.frame_table import next_shot_table
 from shotstream.evaluate.cost import (
-    CARDS, RATES, NoCache, Stage, add_up, codec_steps, first_frame, frame_sizes, gantt, ideal_seconds, memory_plan,
+    CARDS, RATES, NoCache, Work, add_up, codec_steps, first_frame, frame_sizes, gantt, ideal_seconds, memory_plan,
     random_pipeline, shot_work, weight_bytes, what_fits)
 from shotstream.model.flow import Sampling
 from shotstream.generate.student import generate_shot
@@ -33,7 +33,7 @@ def test_random_pipeline_is_seeded_and_leaves_the_random_state_alone(tiny):
 def test_a_stream_does_what_was_counted(tiny, settings, latents):
     "First shots, late ones, ragged chunks, rolling windows: same calls, same frames asking and in sight"
     stream = tiny.stream(CAPTION, **settings)
-    with watched(tiny, Clock("cpu")) as seen:
+    with watched(tiny, DeviceTimer("cpu")) as seen:
         for i in range(3): time_shot(stream, PROMPTS[i], latents)
     planned = [s for k in range(3) for s in shot_work(tiny, latents=latents, number=k, **settings)]
     planned += shot_work(tiny, latents=latents, number=3, **settings)[:1]
@@ -116,8 +116,8 @@ def test_codec_steps_know_size_and_type(tiny):
 
 def test_roofline_takes_the_slower_of_two():
     rates = dict(linear=10., attention=1., convolution=2., bytes=4.)
-    assert ideal_seconds(Stage("denoise", {"feed-forward": 20, "caption attention": 3}, 4), rates) == 5
-    assert ideal_seconds(Stage("decode", {"codec": 2}, 40), rates) == 10
+    assert ideal_seconds(Work("denoise", {"feed-forward": 20, "caption attention": 3}, 4), rates) == 5
+    assert ideal_seconds(Work("decode", {"codec": 2}, 40), rates) == 10
 
 
 @pytest.mark.parametrize("context", (0, 6))

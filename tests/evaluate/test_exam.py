@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from shotstream import ShotStreamPipeline
-from shotstream.model.pixels import to_float
+from shotstream.model.pixels import decode_frames, to_float
 from shotstream.toy.latents import encode_story, needed_singles, next_shot_example
 from shotstream.evaluate.exam import (
-    SHOT, EvaluationOptions, by_student, decode_film, diversity_scores, drift_ratio, evaluate_model,
+    SHOT, EvaluationOptions, by_student, diversity_scores, drift_ratio, evaluate_model,
     evaluation_story, film_looks, frechet_scores, mean_score, report, run_evaluation, true_shot)
 from shotstream.toy.classifier import (
     UNCAPTIONED, CAPTIONED, AttributeClassifier, errors, flat_pixels, classifier_loss)
@@ -85,7 +85,7 @@ def test_flat_share_of_this_world(pipe):
         z = torch.cat([pipe.vae.encode(to_float(render_shot(evaluation_story(i), SHOT))).latent_dist.mode()
                                          for i in range(8)])
     assert flat_share(films).mean().item() == pytest.approx(.650, abs=.01)
-    assert flat_share(decode_film(pipe.vae, z.transpose(1, 2))).mean().item() == pytest.approx(.599, abs=.02)
+    assert flat_share(decode_frames(pipe.vae, z.transpose(1, 2))).mean().item() == pytest.approx(.599, abs=.02)
 
 
 @pytest.mark.parametrize("shape, dtype, error",
@@ -154,20 +154,20 @@ def test_score_and_interval_without_numbers():
 
 def fake_exam(n=40):
     "Errors around .2, .5 and .1; the hue is judged three times only"
-    marks = {k: {name: e + .05*noise(n, seed=int(1e4*e) + i) for i, name in enumerate((*CAPTIONED, *UNCAPTIONED))}
+    scores = {k: {name: e + .05*noise(n, seed=int(1e4*e) + i) for i, name in enumerate((*CAPTIONED, *UNCAPTIONED))}
              for k, e in (("own", .2), ("chance", .5), ("upper_bound", .1))}
-    marks["own"]["hue"][3:] = math.nan
-    marks["upper_bound"]["sun"][:20] = math.nan                              # these shots count for no kind of error
-    return marks
+    scores["own"]["hue"][3:] = math.nan
+    scores["upper_bound"]["sun"][:20] = math.nan                              # these shots count for no kind of error
+    return scores
 
 
 @pytest.mark.parametrize("names, key", [(CAPTIONED, "captioned"), (UNCAPTIONED, "uncaptioned")])
 def test_mean_score_is_the_mean_of_the_report(names, key):
-    marks = fake_exam()
-    value, low, high = mean_score(marks, names)
-    assert value == pytest.approx(report(marks)[key], abs=1e-5)
+    scores = fake_exam()
+    value, low, high = mean_score(scores, names)
+    assert value == pytest.approx(report(scores)[key], abs=1e-5)
     assert low < value < high and high - low < .1
-    assert math.isnan(mean_score({k: {n: e[:5] for n, e in v.items()} for k, v in marks.items()}, names)[0])
+    assert math.isnan(mean_score({k: {n: e[:5] for n, e in v.items()} for k, v in scores.items()}, names)[0])
 
 
 def test_true_shot_is_what_the_cache_keeps(pipe):
@@ -243,29 +243,29 @@ def test_drift_ratio_of_known_errors():
 
 
 @pytest.fixture(scope="module")
-def marks(models, pipe):
+def scores(models, pipe):
     film = by_student(pipe.transformer, pipe.sampling)
     return evaluate_model(film, models, n=8, control=film, options=TINY)
 
 
-def test_evaluation_is_json(marks):
-    assert json.loads(json.dumps(marks, allow_nan=False)) == marks
+def test_evaluation_is_json(scores):
+    assert json.loads(json.dumps(scores, allow_nan=False)) == scores
     wanted = {"captioned", "latent", "attributes", "flat_share", "motion", "motion_of_first_shots", "frechet",
               "diversity", "drift", "less_control"}
-    assert wanted < set(marks) and marks["shots"] == 8 and marks["stories"] == 2 and marks["seeds"] == 4
+    assert wanted < set(scores) and scores["shots"] == 8 and scores["stories"] == 2 and scores["seeds"] == 4
 
 
-def test_a_model_drifts_no_less_than_itself(marks): assert marks["less_control"] == [0., 0., 0.]
+def test_a_model_drifts_no_less_than_itself(scores): assert scores["less_control"] == [0., 0., 0.]
 
 
-def test_the_student_is_between_noise_and_codec(marks, models):
+def test_the_student_is_between_noise_and_codec(scores, models):
     def film(context, table, text, generator): return torch.randn(len(context), 9, *context.shape[2:],
             generator=generator)
     noisy = evaluate_model(film, models, n=8, options=TINY)
-    assert noisy["captioned"]["own"][0] < .6 < marks["captioned"]["own"][0]
-    student, codec, renders = (marks["flat_share"][k][0] for k in ("model", "codec", "renders"))
+    assert noisy["captioned"]["own"][0] < .6 < scores["captioned"]["own"][0]
+    student, codec, renders = (scores["flat_share"][k][0] for k in ("model", "codec", "renders"))
     assert noisy["flat_share"]["model"][0] < .1 < student < codec < renders
-    assert noisy["motion"][0] > 2 > marks["motion"][0] > .5
+    assert noisy["motion"][0] > 2 > scores["motion"][0] > .5
     assert "less_control" not in noisy
 
 

@@ -3,13 +3,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from shotstream.evaluate.exam import decode_film
 from shotstream.evaluate.features import (
     SIDE, BlockFlow, Extractors, OracleCuts, PixelCuts, Region, Subjects, TrueMasks, components, mask_pool,
     prompted_cuts, caption_attributes,
     toy_extractors)
 from shotstream.evaluate.metrics import columns, cosine, shot_cut_accuracy, summary
-from shotstream.model.pixels import to_float
+from shotstream.model.pixels import decode_frames, to_float
 from shotstream.toy.classifier import CAPTIONED, truth
 from shotstream.toy.ground_truth import ground_truth
 from shotstream.toy.render import StoryTable, render_frames, render_shot
@@ -127,7 +126,7 @@ def test_cuts_are_seen_in_renders_and_through_the_codec(pipe, stories, films):
     assert sca(films) == [1.]*6
     video = torch.cat([to_float(x) for x in torch.cat(films[:3]).split(33)])
     with torch.no_grad(): z = pipe.vae.encode(video).latent_dist.mode()
-    decoded = decode_film(pipe.vae, z.transpose(1, 2)).unflatten(0, (3, 3)).flatten(1, 2)
+    decoded = decode_frames(pipe.vae, z.transpose(1, 2)).unflatten(0, (3, 3)).flatten(1, 2)
     assert sum(sca(decoded))/3 > .8
     assert PixelCuts()(films[0][:33]) == PixelCuts()(films[0][:1]) == []
     assert OracleCuts(stories[0])(films[0][:50]) == [33]

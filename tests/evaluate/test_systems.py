@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from shotstream.evaluate.systems import (
-    SYSTEMS, TABLE_1, CacheBook, CachePolicy, Clock, Filming, Mask, Schedule, film_frames, film_story, film_table,
+    SYSTEMS, TABLE_1, CacheBook, CachePolicy, Filming, Mask, Schedule, ShotRope, film_frames, film_story, film_table,
     keyframes, memory_bank, memory_table, rotated_text, route_text, same_shot, schedule_matrix, shot_or_first_frame,
     shot_or_openings)
 from shotstream.model.flow import Sampling
@@ -35,7 +35,7 @@ CHUNKS = Schedule(4, 3.)
 
 
 def filming(system, latents, model=None, text=TEXT, seed=1, **more):
-    table = film_table(latents, system.clock)
+    table = film_table(latents, system.rope)
     return Filming(model or network(), system, table, text[:, :max(1, len(latents))], SHAPE,
                    torch.Generator().manual_seed(seed), **more)
 
@@ -85,23 +85,23 @@ def test_calls_per_film():
 # Axis A and D
 
 def test_film_table_by_hand():
-    t = film_table([4, 2], Clock(gap=.5))
+    t = film_table([4, 2], ShotRope(gap=.5))
     assert t.shot[0].tolist() == [0, 0, 0, 0, 1, 1] == t.caption[0].tolist()
     assert t.chunk[0].tolist() == [0, 0, 0, 1, 2, 2], "no chunk lies across a cut"
     assert t.position[0].tolist() == [0, 1, 2, 3, 4.5, 5.5]
-    assert film_table([4, 2], Clock(gap=4.)).position[0].tolist() == [0, 1, 2, 3, 8, 9]
+    assert film_table([4, 2], ShotRope(gap=4.)).position[0].tolist() == [0, 1, 2, 3, 8, 9]
     with pytest.raises(ValueError, match="at least one latent"): film_table([3, 0])
 
 
 @pytest.mark.parametrize("name,a,b",
                          [("multishotmaster", .5, 0), ("echoshot", 4, 0), ("longlive2", 3, 0), ("shotstream", 0, 1/6),
                                       ("holocine", 0, 0), ("mask2dit", 0, 0), ("self_forcing", 0, 0)])
-def test_clocks(name, a, b):
+def test_rope_of_every_system(name, a, b):
     "`(p + a k) w + b k`, band by band"
-    clock = SYSTEMS[name].clock
-    assert (clock.gap, clock.phi) == (a, b)
-    t = film_table([2, 2, 1], clock)
-    angles = temporal_angles(t.position, t.shot, 12, clock.phi)[0]
+    rope = SYSTEMS[name].rope
+    assert (rope.gap, rope.phi) == (a, b)
+    t = film_table([2, 2, 1], rope)
+    angles = temporal_angles(t.position, t.shot, 12, rope.phi)[0]
     for f, (p, k) in enumerate(zip(range(5), (0, 0, 1, 1, 2))):
         for j, omega in enumerate(rope_freqs(12).tolist()):
             assert math.isclose(angles[f, j].item(), (p + a*k)*omega + b*k, abs_tol=1e-9)
@@ -300,7 +300,7 @@ def test_one_shot_is_the_students_rollout():
     "Self Forcing on one shot is `rollout` without a past, to the bit"
     model, system = network(), SYSTEMS["self_forcing"]
     t = film_table([8])
-    ours = filming(replace(system, clock=Clock(phi=1/6), schedule=CHUNKS), [8], model).run()
+    ours = filming(replace(system, rope=ShotRope(phi=1/6), schedule=CHUNKS), [8], model).run()
     theirs = rollout(model, torch.zeros(1, 0, *SHAPE), t, TEXT[:, :1], Sampling(4, 3.),
                      torch.Generator().manual_seed(1))
     assert torch.equal(ours, theirs)
@@ -349,7 +349,7 @@ def test_positions_in_the_network(name, policy, looks):
     system = replace(SYSTEMS[name], cache=policy, schedule=Schedule(1, 3.))
     film = filming(system, [6, 6], model)
     ours = film.run()
-    g, t = torch.Generator().manual_seed(1), film_table([6, 6], system.clock)
+    g, t = torch.Generator().manual_seed(1), film_table([6, 6], system.rope)
     clean = [ours[:, i:i+1] for i in range(12)]
     for c, (seen, keys, own) in enumerate(looks):
         asking = [3*c, 3*c+1, 3*c+2]

@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline, WanPipeline, WanTransformer3DModel
 from diffusers.utils import BaseOutput
 
 from shotstream import ShotStreamPipeline
+from shotstream.app.director import Director
 from shotstream.generate.components import PARTS, ShotComponents, find_folder
 from shotstream.generate.pipeline import ASSETS, PUBLISHED, Film, teacher_shots
 from shotstream.data.script import Script, StoryError
@@ -17,6 +18,8 @@ from shotstream.generate.stream import Stream
 from shotstream.generate.student import student_sigmas, whole_shot_noise
 from shotstream.toy.networks import toy_text_encoder
 from shotstream.toy.vocabulary import toy_tokenizer
+from shotstream.model.files import InputError
+from shotstream.model.text import names_file
 from shotstream.model.transformer import ShotTransformer
 from shotstream.model.wan_vae import WanVAE, tiny_wan_vae
 
@@ -310,3 +313,43 @@ def test_an_unknown_argument_points_to_the_right_list():
     pipe = ShotStreamPipeline.from_pretrained("toy")
     with pytest.raises(ValueError, match=r"'num_step'; help\(pipe.__call__\)"):
         pipe("a red ball in the forest by day.", num_step=1)
+
+
+@pytest.mark.parametrize("name", ["README.md", "notes.txt", "film.mp4", "./mine.yaml", "folder/story.json ", "X.JSON"])
+def test_a_files_name_is_no_prompt(pipe, name):
+    "Published weights would film it; the toy would complain about words"
+    doors = [lambda: pipe([name]), lambda: pipe.stream(CAPTION).next_shot(name), lambda: pipe.encode_prompt(name),
+             lambda: pipe.stream(name).next_shot(PROMPTS[0]), lambda: Director(pipe, CAPTION).next_shot(name)]
+    for door in doors if "json" in name.lower() else [*doors, lambda: pipe(name)]:
+        with pytest.raises(InputError, match="is the name of a file; a story file ends in .json"): door()
+
+
+def test_a_sentence_is_no_files_name(pipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/"the ball waits.now").write_text("")
+    assert names_file("the ball waits.now") and not names_file("the ball waits.soon") and not names_file("jumps.")
+    assert not names_file("wide shot: the ball waves.") and not names_file("x"*300 + ".md") and not names_file("\0.md\0 a")
+    assert not names_file("shown in the README.md") and names_file("README.md\n")
+
+
+def test_diffusers_own_loader_is_told_what_to_call(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    with pytest.raises(NotImplementedError, match="ShotStreamPipeline.from_pretrained"):
+        DiffusionPipeline.from_pretrained(tmp_path)
+
+
+def test_names_without_end_stay_short():
+    with pytest.raises(InputError, match="no name of a folder") as e: ShotStreamPipeline.from_pretrained("x"*10**6)
+    assert len(str(e.value)) < 500
+    with pytest.raises(TypeError, match="does not know x0") as e:
+        ShotStreamPipeline.from_pretrained("toy", **{f"x{i}": 1 for i in range(10**4)})
+    assert len(str(e.value)) < 500
+
+
+@pytest.mark.parametrize("said, says", [
+    (dict(teacher="no"), "teacher: True or False, got no"), (dict(teacher=1), "teacher: True or False"),
+    (dict(callback_on_step_end_tensor_inputs=3), "a list of latents, got 3"),
+    (dict(callback_on_step_end_tensor_inputs="latents"), "a list of latents"),
+    (dict(callback_on_step_end_tensor_inputs=["noise"]), "a list of latents, got")])
+def test_a_text_is_no_yes_and_a_number_no_list(pipe, said, says):
+    with pytest.raises(InputError, match=says): pipe(PROMPTS[0], num_frames=1, **said)

@@ -10,9 +10,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from shotstream import ShotStreamPipeline
 from shotstream.app.director import Director
 from shotstream.generate.stream import Settings, ShotRequest
 from shotstream.model.files import InputError
+from shotstream.model.transformer import ShotTransformer
 
 CAPTION, PROMPT = "a red ball with a hat in the forest by day.", "wide shot: the ball waves."
 SHOTS = [dict(latents=2.5), dict(latents=0), dict(latents=22), dict(latents=True), dict(latents="9"),
@@ -115,3 +117,54 @@ def test_any_settings_are_some_or_are_refused(wish):
     try: s = Settings(**wish)
     except InputError as e: assert 0 < len(str(e)) < 999
     else: assert math.isfinite(s.phi) and 1 <= s.budget <= 21 and len(s.pinned) <= s.budget and hash(s)
+
+
+def test_prepared_context_is_made_again_for_other_weights():
+    "Exchanged, changed in place, under a LoRA: keys and values of a network that is gone would film something else"
+    def second(change, prepared):
+        pipe = ShotStreamPipeline.from_pretrained("toy")
+        stream = pipe.stream(CAPTION, steps=1)
+        stream.next_shot(PROMPT, latents=1)
+        frames = list(stream)                                     # ... and the next shot's context is in the cache
+        change(pipe)
+        if not prepared: stream.ready = None
+        stream.next_shot(PROMPT, latents=1)
+        return torch.cat([f.video for f in [*frames, *stream]])
+    def fused(pipe):
+        with torch.no_grad():
+            for block in pipe.transformer.blocks: block.attn1.to_k.weight.data = block.attn1.to_k.weight.data*1.5
+    def lora(pipe):
+        torch.manual_seed(0)
+        c = pipe.transformer.config
+        width = c.num_attention_heads*c.attention_head_dim
+        pipe.transformer.load_lora_adapter({f"transformer.blocks.{i}.attn1.to_k.lora_{x}.weight": .2*torch.randn(shape)
+                                            for i in range(c.num_layers)
+                                            for x, shape in (("A", (4, width)), ("B", (width, 4)))})
+    def exchanged(pipe):
+        other = ShotTransformer.from_config(pipe.transformer.config).eval()
+        other.load_state_dict({n: 1.1*t for n, t in pipe.transformer.state_dict().items()})
+        pipe.register_modules(transformer=other)
+    plain = second(lambda pipe: None, True)
+    for change in (fused, lora, exchanged):
+        film = second(change, True)
+        assert torch.equal(film, second(change, False)) and not torch.equal(film, plain), change.__name__
+    assert torch.equal(plain, second(lambda pipe: None, False))
+
+
+def test_context_is_prepared_once_for_the_same_weights(pipe, monkeypatch):
+    from shotstream.generate import stream as module
+    count, open_shot = [], module.open_shot
+    monkeypatch.setattr(module, "open_shot", lambda *args: count.append(1) or open_shot(*args))
+    stream = pipe.stream(CAPTION)
+    for _ in range(3):
+        stream.next_shot(PROMPT, latents=1)
+        list(stream)
+    assert len(count) == 1 + 3                                    # a first shot's, and one before each other
+
+
+def test_many_pins_are_counted_first():
+    with pytest.raises(InputError, match="100000 pinned"): Settings(pinned=[(0, i) for i in range(10**5)])
+
+
+def test_a_size_that_no_memory_holds(pipe):
+    with pytest.raises(InputError, match="8192 x 8192.*memory"): pipe.stream(CAPTION, size=(8192, 8192))

@@ -88,7 +88,7 @@ def test_training_made_films_sharp(pipe):
     """First shots: four denoising steps of the trained student are clearly sharper than those of the teacher's weights
     in its place"""
     text = torch.stack([pipe.caption_features(CAPTION, p) for p in PROMPTS])
-    context, table = own_history(pipe.vae, [], 9, 3, torch.zeros(32, 8, 8))
+    context, table = own_history(pipe.vae, [], 9, 3)
     def sharpness(m):
         x0 = rollout(m, context, table, text, SAMPLING, torch.Generator().manual_seed(0))
         return sharpness_and_motion(to_uint8(pipe.vae.decode(x0.transpose(1, 2)).sample))["sharp"]

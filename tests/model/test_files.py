@@ -230,3 +230,23 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
     path = tmp_path/"story.txt"
     path.write_bytes(b"\xef\xbb\xbfa red ball.\r\n")
     assert read_text(path) == "a red ball.\r\n"
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="a system without /proc")
+@pytest.mark.parametrize("path", ["/proc/x.mp4", "/proc/a/b/x.json", "/proc/self/x.png"])
+def test_a_place_that_only_says_yes(path):
+    "`os.access` tells root that /proc can be written; the work before the file would be lost"
+    with pytest.raises(WriteError, match="-o: .*choose another place"): check_target(path, "-o")
+
+
+def test_trying_leaves_nothing_behind(tmp_path):
+    (tmp_path/"old.json").write_text("old")
+    assert check_target(tmp_path/"old.json") and check_target(tmp_path/"new.json") and check_target(tmp_path/"a"/"b.json")
+    assert [p.name for p in tmp_path.iterdir()] == ["old.json"] and (tmp_path/"old.json").read_text() == "old"
+
+
+def test_a_disk_without_room_for_a_name_is_told_before_the_work(tmp_path, monkeypatch):
+    def full(*args): raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr("shotstream.model.files.os.open", full)
+    with pytest.raises(WriteError, match="No space left") as e: check_target(tmp_path/"x.json")
+    assert e.value.errno == errno.ENOSPC

@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 
 from shotstream.model.files import InputError, MissingFile
-from shotstream.model.pixels import Latents, VideoStream, as_frame, to_float, to_uint8
+from shotstream.model.pixels import Latents, VideoStream, as_frame, decode_frames, to_float, to_uint8
+from shotstream.toy.vae import ToyVAE
 
 
 def test_every_grey_level_there_and_back():
@@ -83,3 +84,14 @@ def test_a_stream_hands_its_memory_on():
     out = [stream(torch.full((1,), float(i))) for i in (5, 7, 9)]
     assert calls == [None, 5., 7.] and [x.item() for x in out] == [5., 7., 9.]
     assert not any(x.requires_grad for x in out) and VideoStream(VAE()).state is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_whole_shots_become_bytes(dtype):
+    "Frames in front, colours behind, clamped and rounded; whatever number type the codec has, and without a graph"
+    torch.manual_seed(0)
+    vae, z = ToyVAE(z_dim=4, dims=(8, 8, 8)).to(dtype), 99*torch.randn(2, 3, 4, 2, 2)
+    frames, video = decode_frames(vae, z), vae.decode(z.to(dtype).permute(0, 2, 1, 3, 4)).sample
+    assert frames.shape == (2, 9, 16, 16, 3) and frames.dtype == torch.uint8 and video.requires_grad
+    expected = ((video.detach().clamp(-1, 1) + 1)*127.5).round().permute(0, 2, 3, 4, 1)
+    assert torch.equal(frames, expected.to(torch.uint8)) and 0 < (frames == 255).float().mean() < .9

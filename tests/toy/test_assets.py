@@ -10,7 +10,7 @@ from shotstream.model.pixels import VideoStream, to_float, to_uint8
 from shotstream.toy.vae import psnr
 from shotstream.toy.classifier import CLASSES, AttributeClassifier, errors, truth
 from shotstream.generate.pipeline import ASSETS, check_card
-from shotstream.generate.teacher import drop_history, teacher_loss
+from shotstream.generate.teacher import TOY_SAMPLING, drop_history, teacher_loss
 from shotstream.toy.render import render_shot
 from shotstream.toy.vocabulary import encode_captions
 from shotstream.toy.world import draw_story, world_hash
@@ -83,7 +83,8 @@ def test_the_past_helps(pipe):
     context, x0, table, prompts = validation_examples(Models(pipe.vae, pipe.text_encoder, pipe.tokenizer), 8)
     text, sigma = encode_captions(prompts, pipe.tokenizer, pipe.text_encoder), torch.linspace(.1, .95, len(x0))
     noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
-    def loss(context, table): return teacher_loss(pipe.teacher, context, x0, table, text, sigma, noise).mean()
+    def loss(context, table):
+        return teacher_loss(pipe.teacher, (context, table, text), x0, sigma, TOY_SAMPLING, noise).mean()
     own = loss(context, table)
     assert own < loss(*drop_history(context, table)) and own < loss(context.roll(1, 0), table)
 

@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from shotstream.train import loop
+from shotstream.train.loop import Trainer
 
 SCRIPT = '''
 import sys, time, torch
@@ -35,10 +37,19 @@ except TrainingStopped as e: sys.exit(str(e))
 '''
 
 
-@pytest.fixture
-def script(tmp_path):
-    (tmp_path/"run.py").write_text(SCRIPT)
-    return tmp_path/"run.py"
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    file = tmp_path_factory.mktemp("script")/"run.py"
+    file.write_text(SCRIPT)
+    return file
+
+
+@pytest.fixture(scope="module")
+def unbroken(script):
+    "Folder of 40 steps in one sitting"
+    folder = script.parent/"whole"
+    subprocess.run([sys.executable, script, folder, "40", "0"], check=True, capture_output=True)
+    return folder
 
 
 def weights(folder):
@@ -53,9 +64,8 @@ def wait_for(path, seconds=60):
 
 
 @pytest.mark.parametrize("kill", (signal.SIGTERM, signal.SIGINT, signal.SIGKILL), ids=lambda s: s.name)
-def test_a_stopped_run_ends_as_an_unbroken_one(script, tmp_path, kill):
+def test_a_stopped_run_ends_as_an_unbroken_one(script, unbroken, tmp_path, kill):
     "Bit for bit; and whoever can, says how to go on"
-    subprocess.run([sys.executable, script, tmp_path/"whole", "40", "0"], check=True, capture_output=True)
     p = subprocess.Popen([sys.executable, script, tmp_path/"broken", "40", ".1"], stdout=subprocess.PIPE,
                          stderr=subprocess.PIPE, text=True)
     wait_for(tmp_path/"broken"/"state.pt")
@@ -64,7 +74,7 @@ def test_a_stopped_run_ends_as_an_unbroken_one(script, tmp_path, kill):
     assert p.returncode != 0 and not (tmp_path/"broken"/"done").exists()
     if kill != signal.SIGKILL: assert "the same command goes on from there" in said
     subprocess.run([sys.executable, script, tmp_path/"broken", "40", "0"], check=True, capture_output=True)
-    assert torch.equal(weights(tmp_path/"whole"), weights(tmp_path/"broken"))
+    assert torch.equal(weights(unbroken), weights(tmp_path/"broken"))
 
 
 def test_a_dead_process_ends_the_run(script, tmp_path):
@@ -130,3 +140,16 @@ def test_every_worker_follows_its_launcher(script, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "follow_launcher", lambda: called.append(1))
     loop.start_machine("cpu", precision="fp32", compiles=False)
     assert called == [1]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows")
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_closed_terminal_ends_a_run_as_ctrl_c_does(nohup):
+    "Unless somebody started it with `nohup`"
+    trainer = SimpleNamespace(signal=None, machine=SimpleNamespace(processes=1))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else lambda *_: None)
+    try:
+        with Trainer.listening(trainer): os.kill(os.getpid(), signal.SIGHUP)
+        assert trainer.signal == (None if nohup else signal.SIGHUP)
+        assert (signal.getsignal(signal.SIGHUP) == signal.SIG_IGN) == nohup
+    finally: signal.signal(signal.SIGHUP, before)

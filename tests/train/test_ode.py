@@ -11,6 +11,8 @@ from shotstream.generate.student import student_sigmas
 from shotstream.model.flow import Guidance, Sampling, schedule
 from shotstream.train.ode import mixed_states, ode_loss, trajectory
 
+PUBLISHED = PUBLISHED_TRAINING.sampling
+
 
 @pytest.fixture(scope="module")
 def models(): return [network(seed) for seed in range(3)]
@@ -62,36 +64,34 @@ def test_ode_loss_at_given_levels(models, shot):
     v = v.transpose(1, 2)[:, 6:]
     x0 = x - t[:, 6:, None, None, None]/1000*v
     expected = (x0 - states[:, -1])[:, [0, 1, 2, 6, 7]].pow(2).mean()
-    mine = ode_loss(student, context, states, table, text, [s/1000 for s in TIMES], levels=torch.tensor([[2, 4, 0]]))
+    mine = ode_loss(student, shot, states, PUBLISHED, levels=torch.tensor([[2, 4, 0]]))
     assert mine.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 @torch.no_grad()
 def test_ode_loss_sees_no_future(models, shot):
     "A last chunk that is clean counts nothing itself, and no other chunk sees it; what comes before is seen"
-    context, table, text = shot
     states = torch.randn(1, 5, LATENTS, 4, 4, 4, generator=torch.Generator().manual_seed(6))
     def loss(changed=None, levels=(2, 0, 4)):
         s = states.clone()
         if changed is not None: s[:, :, changed] += 1
-        return ode_loss(models[0], context, s, table, text, [t/1000 for t in TIMES], levels=torch.tensor([levels]))
+        return ode_loss(models[0], shot, s, PUBLISHED, levels=torch.tensor([levels]))
     assert torch.equal(loss(slice(6, None)), loss())
     assert not torch.equal(loss(slice(0, 3), (4, 0, 4)), loss(None, (4, 0, 4)))
 
 
 @torch.no_grad()
 def test_levels_are_drawn_from_all_and_by_the_generator(models, shot):
-    context, table, text = shot
     states = torch.randn(1, 5, LATENTS, 4, 4, 4, generator=torch.Generator().manual_seed(6))
     def loss(seed=None, levels=None):
         g = None if seed is None else torch.Generator().manual_seed(seed)
-        return ode_loss(models[0], context, states, table, text, [t/1000 for t in TIMES], g, levels).item()
+        return ode_loss(models[0], shot, states, PUBLISHED, g, levels).item()
     assert loss(0) == loss(0) != loss(1)
     drawn = [torch.randint(5, (1, 3), generator=torch.Generator().manual_seed(s)) for s in range(3)]
     assert [loss(s) for s in range(3)] == [loss(levels=d) for d in drawn]
     assert loss(levels=torch.tensor([[4, 4, 4]])) == 0                          # nothing noisy: no loss, and no 0/0
     with pytest.raises(ValueError, match="5 states for 3 levels"):
-        ode_loss(models[0], context, states, table, text, [1., .9, .8])
+        ode_loss(models[0], shot, states, replace(PUBLISHED, steps=3))
 
 
 @torch.no_grad()
@@ -132,9 +132,8 @@ def test_one_state_for_each_frame():
 
 def test_the_regression_teaches_the_student_alone(models, shot):
     "A gradient reaches every block, and nothing of the recorded paths"
-    context, table, text = shot
     states = torch.randn(1, 5, LATENTS, 4, 4, 4).requires_grad_()
-    loss = ode_loss(models[0], context, states.detach(), table, text, [t/1000 for t in TIMES])
+    loss = ode_loss(models[0], shot, states.detach(), PUBLISHED)
     loss.sum().backward()
     assert all(p.grad is not None for n, p in models[0].named_parameters() if n.startswith("blocks."))
     models[0].zero_grad()

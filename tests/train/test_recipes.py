@@ -2,25 +2,29 @@
 import json
 import random
 from dataclasses import replace
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from shotstream import ShotStreamPipeline
 from shotstream.app.cli import main
-from shotstream.evaluate.make_toy import MAKERS
+from shotstream.evaluate import make_toy
+from shotstream.evaluate.make_toy import MAKERS, filming_settings, make_pipeline
+from shotstream.model.files import InputError
 from shotstream.toy.latents import LatentDataset
 from shotstream.toy.networks import ASSETS, toy_text_encoder
 from shotstream.toy.probe import ProbeLoss
 from shotstream.toy.vae import ToyVAE
 from shotstream.toy.vocabulary import toy_tokenizer
 from shotstream.toy.world import draw_story
-from shotstream.train.recipes import SHARES
-from shotstream.generate.pipeline import PUBLISHED_TRAINING
+from shotstream.train.recipes import SHARES, ToyRun, write_origin
+from shotstream.generate.pipeline import PUBLISHED, PUBLISHED_TRAINING
 from shotstream.generate.teacher import TOY_TRAINING
 from shotstream.model.flow import bell_weight
-from shotstream.train import loop, stages
+from shotstream.train import loop, recipes, stages
 from shotstream.train.loop import Draw, Machine, Trainer
 from shotstream.train.stages import (
     SIZES, Models, NextShotLoss, SelfForcingStage, TeacherStage, TrueHistory, exit_step)
@@ -34,10 +38,12 @@ def toy(tmp_path_factory):
     folder, run = tmp_path_factory.mktemp("toy"), Trainer.run
     def stopped(self, max_steps=None): return run(self, 1 if self.stage.name == "stage2" else max_steps)
     with pytest.MonkeyPatch.context() as m:
+        m.setattr(stages, "WATCHED", 4)
         m.setattr(Trainer, "run", stopped)
         with pytest.raises(SystemExit): main([*TRAIN, str(folder)])
-    assert (folder/"stage1"/"done").exists() and not (folder/"stage2"/"done").exists()
-    main([*TRAIN, str(folder)])
+        assert (folder/"stage1"/"done").exists() and not (folder/"stage2"/"done").exists()
+        m.setattr(Trainer, "run", run)
+        main([*TRAIN, str(folder)])
     return folder
 
 
@@ -81,7 +87,7 @@ def test_done_is_done(toy, capsys):
     assert {p: p.stat().st_mtime_ns for p in toy.rglob("*.safetensors")} == before
     with pytest.raises(SystemExit):
         main(["train", "ode", "--steps", "1", "--size", "tiny", "--device", "cpu", "--folder", str(toy/"elsewhere")])
-    assert "ode starts where base ends" in capsys.readouterr().err
+    assert "ode comes after text" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong, said",
@@ -135,7 +141,7 @@ def test_single_shots_now_and_then():
 
 
 def test_options_of_training_are_obeyed(monkeypatch):
-    "Published: context at the target's noise level, a bell over noise levels; the exit step is one of the student's"
+    "Every loss gets them whole; published: a bell over noise levels; the exit step is one of the student's"
     vae, tokenizer = ToyVAE.from_pretrained(ASSETS/"toy"/"vae").float(), toy_tokenizer()
     data = LatentDataset(vae, tokenizer, shard_size=2)
     data.stories_of = lambda i: [draw_story(2*i + j, n_shots=3, frames=81) for j in range(2)]
@@ -144,8 +150,8 @@ def test_options_of_training_are_obeyed(monkeypatch):
     monkeypatch.setattr(stages, "validation_examples", lambda m, n: None)
     monkeypatch.setattr(stages, "Screening", lambda *a: a)
     machine, seen = Machine(torch.device("cpu"), "fp32", False), []
-    def loss_of(model, context, x0, table, text, sigma, noise=None, weight=1.):
-        seen.append((table, sigma, context.shape[1]))
+    def loss_of(model, condition, x0, sigma, sampling, noise=None, weight=1.):
+        seen.append((sampling, sigma, condition[0].shape[1]))
         return torch.ones(len(x0), requires_grad=True)
     monkeypatch.setattr(stages, "teacher_loss", loss_of)
     monkeypatch.setattr(stages.ProbeLoss, "forward", lambda self, *a: (torch.zeros(()), torch.zeros(())))
@@ -153,8 +159,8 @@ def test_options_of_training_are_obeyed(monkeypatch):
     for options, published in ((TOY_TRAINING, False), (PUBLISHED_TRAINING, True)):
         stage = TeacherStage("teacher", models, data, SIZES["tiny"], machine, options=options)
         loss = stage.players["teacher"].loss(draw(0))[0]
-        table, sigma, c = seen.pop()
-        assert c == 6 and torch.equal(table.sigma[:, :c], sigma[:, None].expand(-1, c)) == published
+        sampling, sigma, c = seen.pop()
+        assert c == 6 and sampling is options.sampling
         bell = bell_weight(sigma, options.sampling.shift).mean() if published else torch.ones(())
         assert torch.allclose(loss, bell) and (bell != 1) == published
         source = TrueHistory(models, data, 2)
@@ -163,8 +169,69 @@ def test_options_of_training_are_obeyed(monkeypatch):
         monkeypatch.setattr(stages, "rollout", lambda student, context, table, *a, **k: context[:, :1].expand(
             -1, len(table) - context.shape[1], -1, -1, -1))
         stage.players["critic"].loss(draw(1))
-        table, sigma, c = seen.pop()
-        assert torch.equal(table.sigma[:, :c], sigma[:, None].expand(-1, c)) == published
+        assert seen.pop()[0] is options.sampling
     two = replace(TOY_TRAINING, sampling=replace(TOY_TRAINING.sampling, steps=2))
     assert {exit_step(draw(i), two) for i in range(30)} == {0, 1}
     assert {exit_step(draw(i), TOY_TRAINING) for i in range(60)} == {0, 1, 2, 3}
+
+
+def test_every_stage_gets_the_options(monkeypatch, tmp_path):
+    seen = []
+    def recorder(name): return lambda *args, options=None, **more: seen.append((name, options))
+    for name in ("TeacherStage", "OdeStage", "OwnHistory", "SelfForcingStage", "RefitStage"):
+        monkeypatch.setattr(recipes, name, recorder(name))
+    for name in ("fill", "take_over", "pairs_of", "TrueHistory", "load_transformer", "write_origin"):
+        monkeypatch.setattr(recipes, name, MagicMock())
+    monkeypatch.setattr(recipes, "Trainer", MagicMock())
+    monkeypatch.setattr(recipes, "generate_ode_pairs", lambda *a, settings, **k: seen.append(("", settings.options)))
+    class Run(ToyRun):
+        done, train, network = (lambda self, name: False), (lambda self, stage, **more: None), MagicMock()
+    run = Run(tmp_path, MagicMock(), MagicMock(), SIZES["tiny"], steps=1, models=MagicMock(),
+              options=PUBLISHED_TRAINING)
+    for name in ("pairs", "stage2"): (tmp_path/name).mkdir()
+    (tmp_path/"stage2"/"done").write_text("1")
+    for name in set(MAKERS) - {"text", "pipeline"}: MAKERS[name](run)
+    assert len(seen) == 9 and all(options is PUBLISHED_TRAINING for _, options in seen)
+
+
+def test_options_are_not_mixed(tmp_path):
+    "A stage that was made with other options is refused; folders that do not say were made with the toy's"
+    run = ToyRun(tmp_path, MagicMock(), None, SIZES["tiny"], options=PUBLISHED_TRAINING)
+    note, toys = tmp_path/"base"/"made_from.json", replace(run, options=TOY_TRAINING)
+    recipes.write_origin(run, "base")
+    recipes.check_origin(run, "base")
+    with pytest.raises(InputError, match="other options"): recipes.check_origin(toys, "base")
+    note.write_text(json.dumps({k: v for k, v in json.loads(note.read_text()).items() if k != "options"}))
+    recipes.check_origin(toys, "base")
+    with pytest.raises(InputError, match="other options"): recipes.check_origin(run, "base")
+
+
+def test_a_model_films_as_it_was_trained(pipe):
+    toy, published = filming_settings(TOY_TRAINING), filming_settings(PUBLISHED_TRAINING)
+    assert toy == {k: pipe.config[k] for k in toy} and published == {k: PUBLISHED[k] for k in published}
+    assert pipe.sampling == TOY_TRAINING.sampling and pipe.teacher_guidance() == TOY_TRAINING.pair_guidance
+
+
+@pytest.mark.parametrize("flags, options", [([], TOY_TRAINING), (["--published"], PUBLISHED_TRAINING)])
+def test_published_on_the_command_line(flags, options, monkeypatch, tmp_path):
+    runs = []
+    monkeypatch.setattr(recipes, "start_toy", lambda folder, *a, **k: ToyRun(tmp_path, MagicMock(), None, None))
+    monkeypatch.setattr(make_toy, "train_toy", lambda run, only: runs.append(run))
+    main(["train", "toy", *flags, "--folder", str(tmp_path)])
+    assert runs[0].options is options
+
+
+def test_a_pipeline_of_other_weights_is_not_taken_for_this_one(tmp_path):
+    "Stage 2 was trained anew: what was packed before is another model, and an old folder says nothing"
+    run = SimpleNamespace(folder=tmp_path, accelerator=SimpleNamespace(is_main_process=True))
+    for stage in ("teacher", "stage2", "control"):
+        (tmp_path/stage).mkdir()
+        save_file({"w": torch.ones(2)}, tmp_path/stage/"x.safetensors")
+    (tmp_path/"pipeline").mkdir()
+    (tmp_path/"pipeline"/"card.json").write_text("{}")
+    make_pipeline(run)
+    assert not (tmp_path/"pipeline"/"made_from.json").exists()
+    write_origin(run, "pipeline")
+    make_pipeline(run)
+    save_file({"w": torch.zeros(2)}, tmp_path/"stage2"/"x.safetensors")
+    with pytest.raises(InputError, match="pipeline: made from another stage2 .* delete it"): make_pipeline(run)

@@ -1,6 +1,7 @@
 """The decoder is trained on wrong latents; what latents depend on must not move."""
 import copy
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from tiny import SMALL
 from shotstream.toy.vae import ToyVAE
 from shotstream.model.pixels import VideoStream, to_float
 from shotstream.model.frame_table import next_shot_table, stack_stories
+from shotstream.generate.teacher import TOY_SAMPLING as SAMPLING
 from shotstream.model.flow import add_noise
 from shotstream.toy.classifier import AttributeClassifier
 from shotstream.toy.latents import codec_hash
@@ -87,8 +89,8 @@ class Straight(torch.nn.Module):
 def test_a_perfect_teacher_makes_no_wrong_latents(shots, steps):
     context, x0, table, text = shots
     seen = []
-    out = make_wrong_latents(Straight(x0, seen), context, x0, table, text, torch.Generator().manual_seed(3), (.5, .8),
-                             steps)
+    out = make_wrong_latents(Straight(x0, seen), (context, table, text), x0, SAMPLING, torch.Generator().manual_seed(3),
+                             (.5, .8), steps)
     assert torch.allclose(out, x0, atol=1e-4)
     assert steps[0] <= len(seen) <= steps[1]
     start = seen[0]
@@ -101,7 +103,8 @@ def test_all_numbers_of_steps_are_drawn(shots):
     counts = set()
     for seed in range(60):
         seen = []
-        make_wrong_latents(Straight(x0, seen), context, x0, table, text, torch.Generator().manual_seed(seed))
+        make_wrong_latents(Straight(x0, seen), (context, table, text), x0, SAMPLING,
+                           torch.Generator().manual_seed(seed))
         counts.add(len(seen))
     assert counts == {3, 4, 5, 6, 7}
 
@@ -111,22 +114,25 @@ def test_wrong_latents_by_hand(shots):
     context, x0, table, text = shots
     torch.manual_seed(0)
     teacher = ShotTransformer(**SMALL).eval()
-    out = make_wrong_latents(teacher, context, x0, table, text, torch.Generator().manual_seed(5), (.6, .6), (1, 1))
+    def made(sampling=SAMPLING):
+        seed = torch.Generator().manual_seed(5)
+        return make_wrong_latents(teacher, (context, table, text), x0, sampling, seed, (.6, .6), (1, 1))
+    out = made()
     g = torch.Generator().manual_seed(5)
     torch.rand(2, generator=g), torch.randint(1, 2, (), generator=g)
     x = add_noise(x0, torch.randn(x0.shape, generator=g), .6)
     both = torch.cat([context, x], 1).transpose(1, 2)
     with torch.no_grad(): v = teacher(both, None, text, table=table.at(.6)).sample.transpose(1, 2)[:, 6:]
     assert torch.allclose(out, x - .6*v, atol=1e-5) and not out.requires_grad
-    again = make_wrong_latents(teacher, context, x0, table, text, torch.Generator().manual_seed(5), (.6, .6), (1, 1))
-    assert torch.equal(out, again)
+    assert torch.equal(out, made())
+    assert not torch.equal(out, made(replace(SAMPLING, context_time="target")))
 
 
 @pytest.mark.parametrize("arguments",
                          [dict(sigmas=(0., .5)), dict(sigmas=(.8, .5)), dict(sigmas=(.5, 1.2)), dict(steps=(0, 3)),
                           dict(steps=(5, 3))])
 def test_wrong_settings_are_refused(shots, arguments):
-    with pytest.raises(ValueError, match="rise"): make_wrong_latents(None, *shots, **arguments)
+    with pytest.raises(ValueError, match="rise"): make_wrong_latents(None, None, shots[1], SAMPLING, **arguments)
 
 
 def test_a_third_stays_clean():
@@ -159,7 +165,7 @@ def test_classifier_distance_by_hooks(classifier):
     "Layer by layer, frame by frame, by another way through the network"
     a, b = noise(2, 3, 9, 64, 64).tanh(), noise(2, 3, 9, 64, 64, seed=1).tanh()
     seen = []
-    hooks = [layer.register_forward_hook(lambda m, i, o: seen.append(o)) for layer in list(classifier.look)[1:]]
+    hooks = [layer.register_forward_hook(lambda m, i, o: seen.append(o)) for layer in list(classifier.backbone)[1:]]
     with torch.no_grad():
         for x in (a, b): classifier(((x[:, :, ::4] + 1)*127.5).permute(0, 2, 3, 4, 1))
     for h in hooks: h.remove()

@@ -1,7 +1,8 @@
 """What the stages of training do beside their losses: who learns, what is drawn, pasts, pairs on disk, weights between
-two."""
+two. And what every stage asks its networks: the options of training reach each pass."""
 import random
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -9,13 +10,12 @@ import torch
 from safetensors.torch import load_file
 from tiny import LATENTS, SMALL, network, tiny_shot
 
-from shotstream.generate.student import student_sigmas
 from shotstream.generate.teacher import TOY_TRAINING, teacher_loss, teacher_velocity
 from shotstream.model.files import InputError, write_tensors
 from shotstream.model.frame_table import next_shot_table
 from shotstream.model.transformer import ShotTransformer
 from shotstream.toy.latents import LatentDataset, encode_ids
-from shotstream.toy.networks import toy_text_encoder
+from shotstream.toy.networks import ASSETS, toy_text_encoder
 from shotstream.toy.render import render_shot
 from shotstream.toy.vae import ToyVAE, psnr
 from shotstream.toy.vocabulary import encode_captions, toy_tokenizer
@@ -24,12 +24,14 @@ from shotstream.train import stages
 from shotstream.train.loop import Draw, Machine
 from shotstream.train.ode import ode_loss
 from shotstream.train.stages import (
-    SIZES, CriticLoss, Models, OdeLoss, OdePairs, OwnHistory, PairSettings, SelfForcingStage, StudentLoss, TeacherLoss,
-    TrueHistory, add_lora, channel_weight, check_marks, copy_of, encode_batch, for_device, generate_ode_pairs,
-    lerp_weights, merged, muon, own_history, sharpness_and_motion, true_frames, validate,
-    validation_examples, weights_hash, with_context_time)
+    SIZES, CriticLoss, Models, OdeLoss, OdePairs, OdeStage, OwnHistory, PairSettings, RefitStage, SelfForcingStage,
+    StudentLoss, TeacherLoss, TeacherStage, ToySize, TrueHistory, add_lora, channel_weight, check_provenance, copy_of,
+    encode_batch, for_device, generate_ode_pairs, lerp_weights, merged, muon, own_history, sharpness_and_motion,
+    toy_models, true_frames, validate, validation_examples, weights_hash)
 
 CPU = Machine(torch.device("cpu"), "fp32", False)
+SIZE = ToySize(1, 4, 32, 24, 2)
+OPTIONS = replace(TOY_TRAINING, pair_steps=2, sampling=replace(TOY_TRAINING.sampling, phi=.3, context_time="target"))
 PUBLISHED_TIME = replace(TOY_TRAINING, sampling=replace(TOY_TRAINING.sampling, context_time="target"))
 
 
@@ -85,14 +87,14 @@ def test_lora_can_be_taken_away(small):
 
 def test_own_past_of_a_first_shot(vae):
     "Zeros of shot 0 under the new shot's own caption, which is caption 0"
-    context, table = own_history(vae, [], 5, 2, torch.zeros(4, 8, 8))
+    context, table = own_history(vae, [], 5, 2)
     assert context.shape == (2, 6, 4, 8, 8) and not context.any()
     assert table.caption.unique().tolist() == [0] and table.shot[0].tolist() == [0]*6 + [1]*5
 
 
 def test_own_past_of_later_shots(vae):
     shots = [torch.randn(2, 3, 4, 2, 2) for _ in range(2)]
-    context, table = own_history(vae, shots, 4, 2, shots[0])
+    context, table = own_history(vae, shots, 4, 2)
     assert context.shape == (2, 6, 4, 2, 2) and table.shot[0].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 2]
     assert torch.equal(table.caption, table.shot)
 
@@ -168,9 +170,12 @@ def test_channels_weigh_by_the_root_of_their_spread(vae):
 
 
 def test_the_context_is_told_the_level_only_if_published():
-    table, sigma = next_shot_table([0, 0], 2, 1), torch.tensor([.3])
-    assert with_context_time(table, sigma, TOY_TRAINING) is table
-    assert with_context_time(table, sigma, PUBLISHED_TIME).sigma[0].tolist() == pytest.approx([.3]*4)
+    model, x0, asked = network(0), torch.zeros(1, LATENTS, 4, 4, 4), []
+    model.register_forward_pre_hook(lambda m, args, kwargs: asked.append(kwargs["table"].sigma[0].tolist()),
+                                    with_kwargs=True)
+    for options in (TOY_TRAINING, PUBLISHED_TIME):
+        teacher_loss(model, tiny_shot(), x0, torch.tensor([.3]), options.sampling)
+    assert asked == [pytest.approx([0.]*6 + [.3]*LATENTS), pytest.approx([.3]*(6 + LATENTS))]
 
 
 def test_no_more_tokens_are_read_than_there_are(models):
@@ -257,7 +262,8 @@ def test_what_the_past_is_worth(models):
     text = encode_captions(prompts, models.tokenizer, models.text_encoder)
     noise, sigma = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0)), torch.tensor([.1, .95])
     def loss(context, table):
-        return teacher_loss(models.teacher, context, x0, table, text, sigma, noise).mean().item()
+        condition = context, table, text
+        return teacher_loss(models.teacher, condition, x0, sigma, TOY_TRAINING.sampling, noise).mean().item()
     nothing = torch.zeros_like(context), replace(table, shot=table.target.long(),
                                                  caption=table.caption[:, -1:].expand(-1, 15))
     expected = dict(own_history=loss(context, table), no_history=loss(*nothing),
@@ -289,15 +295,15 @@ def test_a_regression_on_some_stories_of_a_file(tmp_path):
     with pytest.raises(InputError, match="no ODE pairs"): OdePairs(tmp_path)
     some_pairs(tmp_path)
     pairs, student, seen = OdePairs(tmp_path), network(0), []
-    def watch(model, context, states, table, text, sigmas, generator):
-        seen.append((context, text, sigmas))
-        return ode_loss(model, context, states, table, text, sigmas, generator)
+    def watch(model, condition, states, sampling, generator):
+        seen.append((condition[0], condition[2], sampling))
+        return ode_loss(model, condition, states, sampling, generator)
     with pytest.MonkeyPatch.context() as m:
         m.setattr(stages, "ode_loss", watch)
         losses = [pairs.loss(student, draw(i), TOY_TRAINING, n=2) for i in range(12)]
     whole = pairs.batches[0]["context"].float()
     starts = [next(i for i in range(3) if torch.equal(whole[i:i+2], c)) for c, *_ in seen]
-    assert set(starts) == {0, 1, 2} and losses[0].shape == () and seen[0][2] == student_sigmas(3.)
+    assert set(starts) == {0, 1, 2} and losses[0].shape == () and seen[0][2] is TOY_TRAINING.sampling
     told = pairs.batches[0]["text"].float()
     dropped = [not text[j].any() for start, (_, text, _) in zip(starts, seen) for j in range(2)]
     assert all(not x.any() or torch.equal(x, told[start+j]) for start, (_, text, _) in zip(starts, seen)
@@ -314,7 +320,7 @@ def test_each_process_makes_its_own_files_once(tmp_path, models, monkeypatch):
         made.append((n, seed, sampling.steps))
         return dict(x=torch.zeros(n))
     monkeypatch.setattr(stages, "ode_pairs", fake)
-    data, two = SimpleNamespace(marks=dict(codec="abc")), Machine(torch.device("cpu"), "fp32", False, 2)
+    data, two = SimpleNamespace(provenance=dict(codec="abc")), Machine(torch.device("cpu"), "fp32", False, 2)
     def make(rank, pairs=10, **more):
         settings = PairSettings(2, rank=rank, progress=False, **more)
         return generate_ode_pairs(tmp_path, models, data, two, pairs, settings=settings)
@@ -327,13 +333,13 @@ def test_each_process_makes_its_own_files_once(tmp_path, models, monkeypatch):
     with pytest.raises(InputError, match="teacher.*delete this folder"): make(0)
 
 
-def test_marks_of_before(tmp_path):
+def test_provenance_of_before(tmp_path):
     path = tmp_path/"a.safetensors"
     write_tensors(path, dict(x=torch.zeros(1)), dict(seed="0"))
-    check_marks(path, dict(seed="0", sampling="new"))                         # the first ones do not say
-    with pytest.raises(InputError, match="'0'.*'1'"): check_marks(path, dict(seed="1"))
+    check_provenance(path, dict(seed="0", sampling="new"))                         # the first ones do not say
+    with pytest.raises(InputError, match="'0'.*'1'"): check_provenance(path, dict(seed="1"))
     path.write_bytes(b"half a fi")
-    with pytest.raises(InputError, match="delete it"): check_marks(path, {})
+    with pytest.raises(InputError, match="delete it"): check_provenance(path, {})
 
 
 # Losses and stages
@@ -392,3 +398,77 @@ def test_a_stage_of_self_forcing(tmp_path, monkeypatch, models, lora):
     assert list(student) == sorted(old) and any(not torch.equal(student[k], old[k]) for k in old)
     for k in old: torch.testing.assert_close(student[k], old[k] + .25*(trained[k] - old[k]))
     for k, v in merged(stage.critic).items(): assert torch.equal(seen[k], v)
+
+
+# What every pass is told
+
+@pytest.fixture(scope="module")
+def toy():
+    torch.manual_seed(0)
+    toy = replace(toy_models(ASSETS/"toy"/"text_encoder"), teacher=SIZE.transformer())
+    toy.text_encoder = toy_text_encoder(len(toy.tokenizer))
+    return toy.frozen("cpu")
+
+
+@pytest.fixture(scope="module")
+def data(toy):
+    data = LatentDataset(toy.vae, toy.tokenizer, shard_size=2)
+    data.stories_of = lambda i: [draw_story(2*i + j, n_shots=3, frames=81) for j in range(2)]
+    data.add(2)
+    return data
+
+
+@pytest.fixture(scope="module")
+def pairs(toy, data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    generate_ode_pairs(folder, toy, data, CPU, pairs=1, settings=PairSettings(1, options=OPTIONS, progress=False))
+    return OdePairs(folder)
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    "Of every pass: the phase jump, and the noise levels of its context"
+    seen, angles, made = [], ShotTransformer.rope_angles, stages.validation_examples
+    def spy(self, table, cache, rows, columns, phi):
+        seen.append((phi, table.sigma[~table.target].tolist(), table.sigma[table.target].tolist()))
+        return angles(self, table, cache, rows, columns, phi)
+    monkeypatch.setattr(ShotTransformer, "rope_angles", spy)
+    monkeypatch.setattr(stages, "validation_examples", lambda models, n: made(models, 2))
+    monkeypatch.setattr(stages, "Screening", partial(stages.Screening, n=2))
+    return seen
+
+
+def stage_of(name, models, data, pairs, folder):
+    if name in ("base", "teacher"): return TeacherStage(name, models, data, SIZE, CPU, options=OPTIONS)
+    if name == "ode": return OdeStage(models, pairs, CPU, folder, options=OPTIONS)
+    if name == "refit": return RefitStage(models, data, CPU, 2, options=OPTIONS)
+    source = TrueHistory(models, data, 2) if name == "stage1" else OwnHistory(models, 2, "cpu", 2, OPTIONS)
+    return SelfForcingStage(name, models.teacher, models.teacher, models, source, CPU, folder, pairs, options=OPTIONS)
+
+
+@pytest.mark.parametrize("name", ["base", "teacher", "ode", "stage1", "stage2", "refit"])
+def test_the_phase_jump_reaches_every_pass(name, toy, data, pairs, seen, tmp_path):
+    "Losses, films between steps and reports; a default anywhere would train another model than is asked for"
+    stage = stage_of(name, toy, data, pairs, tmp_path)
+    for step in range(2):
+        stage.begin(draw(step))
+        for player in sorted(stage.players, reverse=True):               # the decoder before its critic
+            assert stage.players[player].loss(draw(step))[0].isfinite()
+    assert seen and {phi for phi, *_ in seen} == {.3}
+    del seen[:]
+    with torch.no_grad(): stage.report()
+    assert seen and {phi for phi, *_ in seen} == {.3}
+
+
+def test_trajectories_have_it_too(toy, data, seen, tmp_path):
+    generate_ode_pairs(tmp_path, toy, data, CPU, pairs=1, settings=PairSettings(1, options=OPTIONS, progress=False))
+    assert seen and {phi for phi, *_ in seen} == {.3}
+
+
+@pytest.mark.parametrize("name", ["teacher", "refit"])
+def test_the_context_time_reaches_reports_and_losses(name, toy, data, pairs, seen, tmp_path):
+    "Told the target's noise level: as many levels of context as of the target, and none is 0"
+    stage = stage_of(name, toy, data, pairs, tmp_path)
+    stage.players["decoder" if name == "refit" else name].loss(draw(0))
+    with torch.no_grad(): stage.report()
+    assert all(set(context) <= set(target) and 0 not in context for _, context, target in seen)
