@@ -273,7 +273,8 @@ def test_a_file_that_was_cut_short_is_called_so(tmp_path, end):
         with pytest.raises(StoryError, match="as if cut short; a story file is JSON"): load_script(tmp_path/"cut.json")
 
 
-@pytest.mark.parametrize("text, says", [("# A story", "no JSON: it begins with # A story"), ("{'caption': 1}", "double"),
+@pytest.mark.parametrize("text, says", [("# A story", "no JSON: it begins with # A story"),
+                                        ("{'caption': 1}", "double"),
                                         ('{"a": 1 "b": 2}', "line 1, column 9"), ("  \n", "empty"),
                                         ('{"a": "x\ny"}', "control character"), ('{"a":1} {}', "Extra data")])
 def test_what_is_no_story_file_is_called_what_it_is(tmp_path, text, says):

@@ -415,7 +415,8 @@ def test_a_table_without_training(tmp_path, quick):
     assert made["columns"] == rows["student"]["columns"] and made["weights"] == rows["student"]["weights"]
     file = tmp_path/"rows"/"student-0.json"
     file.write_text('{"values": [')
-    with pytest.raises(InputError, match="student-0.json: .* as if cut short"): ablate("table4_switched", seeds=2, **call)
+    with pytest.raises(InputError, match="student-0.json: .* as if cut short"):
+        ablate("table4_switched", seeds=2, **call)
     file.unlink()
     with pytest.raises(ValueError, match="begun with"): ablate("table4_switched", **call | dict(track="long"))
 

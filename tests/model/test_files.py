@@ -241,7 +241,7 @@ def test_a_place_that_only_says_yes(path):
 
 def test_trying_leaves_nothing_behind(tmp_path):
     (tmp_path/"old.json").write_text("old")
-    assert check_target(tmp_path/"old.json") and check_target(tmp_path/"new.json") and check_target(tmp_path/"a"/"b.json")
+    assert all(check_target(tmp_path/name) for name in ("old.json", "new.json", "a/b.json"))
     assert [p.name for p in tmp_path.iterdir()] == ["old.json"] and (tmp_path/"old.json").read_text() == "old"
 
 
