@@ -234,6 +234,22 @@ def test_short_lines(path):
     assert not long, f"more than 120 columns: {long}"
 
 
+MIRRORED = [name for name in NAMES if name.count("/") == 1 and not name.endswith("__init__.py")]
+
+
+@pytest.mark.parametrize("name", MIRRORED)
+def test_every_module_has_a_test_file_of_its_name(name):
+    wing, file = name.split("/")
+    path = ROOT/"tests"/wing/f"test_{file}"
+    assert path.exists() and "def test_" in path.read_text(encoding="utf-8"), f"write tests/{wing}/test_{file}"
+
+
+def test_test_files_have_names_of_their_own():
+    "pytest imports them all under their bare name"
+    files = [p.name for p in (ROOT/"tests").rglob("*.py")]
+    assert len(MIRRORED) > 50 and sorted(files) == sorted(set(files))
+
+
 @pytest.mark.parametrize("path", sorted((ROOT/"nbs").rglob("*.ipynb")), ids=lambda p: p.stem)
 def test_no_patched_methods(path):
     "Editors and type checkers see whole classes only"

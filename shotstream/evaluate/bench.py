@@ -30,8 +30,9 @@ def counted(model):
         seen["frames"] += args[0].shape[2]
         seen["seconds"] += took
     hooks = [model.register_forward_pre_hook(before), model.register_forward_hook(after)]
-    yield seen
-    for h in hooks: h.remove()
+    try: yield seen
+    finally:
+        for h in hooks: h.remove()
 
 def memory_mib(): # Of this process, now; elsewhere than on Linux the largest so far
     "Host memory"

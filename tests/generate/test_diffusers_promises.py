@@ -15,6 +15,7 @@ from diffusers import WanPipeline, WanTransformer3DModel, hooks
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from diffusers.training_utils import EMAModel
 from peft import LoraConfig
+from tiny import TRANSFORMER, tiny_pipe
 
 from shotstream import ShotStreamPipeline
 from shotstream.generate.components import PARTS
@@ -24,12 +25,8 @@ from shotstream.model.transformer import ShotTransformer
 from shotstream.model.wan_vae import tiny_wan_vae
 from shotstream.toy.networks import toy_text_encoder
 from shotstream.toy.vae import ToyVAE
-from shotstream.toy.vocabulary import toy_tokenizer
 
 CPU = torch.device("cpu")
-TRANSFORMER = dict(num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=16,
-                   freq_dim=16,
-                   ffn_dim=24, num_layers=2)
 
 
 def shot_transformer(): return ShotTransformer(**TRANSFORMER), dict(
@@ -443,27 +440,14 @@ CAPTION, PROMPTS = "a red ball with a hat in the forest by day.", ["wide shot: t
 FILM = dict(prompt=PROMPTS, caption=CAPTION, num_frames=5, size=(16, 32))
 
 
-def small_pipe(**changes):
-    torch.manual_seed(0)
-    tokenizer = toy_tokenizer()
-    parts = dict(vae=ToyVAE(z_dim=4, dims=(8, 8, 8)), tokenizer=tokenizer,
-                 text_encoder=toy_text_encoder(len(tokenizer), 16),
-                 transformer=ShotTransformer(**TRANSFORMER), teacher=ShotTransformer(**TRANSFORMER))
-    for part in parts.values():
-        if isinstance(part, torch.nn.Module):
-            part.eval().requires_grad_(False)
-            for p in part.parameters(): p += .05*torch.randn_like(p)
-    return ShotStreamPipeline(**parts | changes)
-
-
 @pytest.fixture
-def small(): return small_pipe()
+def small(): return tiny_pipe()
 
 def frames(pipe, **more): return pipe(**FILM | more).frames
 
 
 @pytest.fixture(scope="module")
-def expected(): return frames(small_pipe())
+def expected(): return frames(tiny_pipe())
 
 
 def test_pipeline_saved_and_loaded(small, tmp_path, expected):
@@ -476,7 +460,7 @@ def test_pipeline_saved_and_loaded(small, tmp_path, expected):
 
 def test_pipeline_with_optional_parts_missing(small, tmp_path):
     small.release_text(dict(caption=CAPTION, shots=PROMPTS))
-    lean = small_pipe(text_encoder=None, teacher=None)
+    lean = tiny_pipe(text_encoder=None, teacher=None)
     lean.save_pretrained(tmp_path)
     again = ShotStreamPipeline.from_pretrained(tmp_path)
     assert again.text_encoder is None and again.teacher is None
@@ -607,7 +591,7 @@ def test_a_tiled_codec_does_not_stream():
 def test_sizes_that_do_not_exist(small, size):
     for call in (lambda: small(PROMPTS[0], caption=CAPTION, size=size), lambda: small.stream(CAPTION, size=size)):
         with pytest.raises(ValueError, match="multiples of 16"): call()
-    with pytest.raises(ValueError, match="multiples of 16"): small_pipe(size=size)
+    with pytest.raises(ValueError, match="multiples of 16"): tiny_pipe(size=size)
 
 
 @pytest.mark.parametrize("setting",
@@ -618,15 +602,15 @@ def test_sizes_that_do_not_exist(small, size):
                                      dict(negative_prompt=None), dict(teacher_steps=0),
                                      dict(history_guidance=float("inf"))])
 def test_settings_that_do_not_exist(setting):
-    with pytest.raises(InputError, match=next(iter(setting))): small_pipe(**setting)
+    with pytest.raises(InputError, match=next(iter(setting))): tiny_pipe(**setting)
 
 
 def test_parts_of_other_pipelines(small):
     wrong = dict(vae=ToyVAE(z_dim=5, dims=(8, 8, 8)), text_encoder=toy_text_encoder(200, 24),
                  teacher=ShotTransformer(**TRANSFORMER | dict(text_dim=9)))
     for name, part in wrong.items():
-        with pytest.raises(InputError, match="belong to different pipelines"): small_pipe(**{name: part})
-    with pytest.raises(InputError, match="the text encoder knows 20"): small_pipe(text_encoder=toy_text_encoder(20, 16))
+        with pytest.raises(InputError, match="belong to different pipelines"): tiny_pipe(**{name: part})
+    with pytest.raises(InputError, match="the text encoder knows 20"): tiny_pipe(text_encoder=toy_text_encoder(20, 16))
 
 
 def test_a_stream_opened_in_inference_mode_goes_on_outside(small):

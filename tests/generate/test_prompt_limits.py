@@ -1,15 +1,11 @@
 """Prompts that are too long, broken, or strange: told at once, in a message that fits on a screen."""
 import random
 import time
-import warnings
 
 import pytest
-import torch
 
 from shotstream.model.files import InputError
-from shotstream.model.text import MAX_PROMPT, check_text, encode_prompts
-from shotstream.toy.networks import toy_text_encoder
-from shotstream.toy.vocabulary import check_prompt, toy_tokenizer
+from shotstream.toy.vocabulary import check_prompt
 
 CAPTION, PROMPT = "a red ball with a hat in the forest by day.", "wide shot: the ball waves."
 
@@ -28,23 +24,6 @@ def test_strange_prompts(pipe, prompt):
         said = str(e.value)
         assert len(said) <= 2000 and len(said.splitlines()) <= 20 and time.monotonic() - start < 10
         assert all(c.isprintable() or c == "\n" for c in said), ascii(said[:200])
-
-
-def test_only_texts():
-    for x in (None, 3, ["a"], b"a"):
-        with pytest.raises(TypeError, match="a prompt is text"): check_text(x)
-    assert check_text("x"*MAX_PROMPT)
-    with pytest.raises(InputError, match=f"{MAX_PROMPT + 1} characters"): check_text("x"*(MAX_PROMPT + 1))
-
-
-def test_a_prompt_that_is_cut_warns():
-    "At full size a long prompt is legal, but its end is not read"
-    tokenizer, text_encoder = toy_tokenizer(), toy_text_encoder(len(toy_tokenizer()), 8).eval()
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("error")
-        encode_prompts(["ball "*9], tokenizer, text_encoder, 10)                       # nine words and an end mark
-        with pytest.raises(UserWarning, match="11 tokens, the last 1 are not read"):
-            encode_prompts(["ball", "ball "*10], tokenizer, text_encoder, 10)
 
 
 def test_any_characters(pipe):

@@ -1,25 +1,26 @@
 """The student, its stages and its memory, beyond what the lessons show."""
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
+from tiny import SMALL
 
-from shotstream.evaluate.bench import CAPTION, PROMPTS, cpu_suite, summary, time_shot
+from shotstream.evaluate.bench import CAPTION, PROMPTS
 from shotstream.model.kv_cache import KVCache, StaticKVCache
 from shotstream.model.pixels import to_uint8
-from shotstream.model.frame_table import next_shot_table, causal_mask, stack_stories
-from shotstream.train.ode import ode_loss
+from shotstream.model.frame_table import next_shot_table, stack_stories
 from shotstream.generate.pipeline import toy_student
 from shotstream.train.self_forcing import rollout
-from shotstream.train.stages import add_lora, sharpness_and_motion, merged, own_history
-from shotstream.generate.student import generate_chunks, generate_shot, open_shot, student_sigmas
+from shotstream.train.stages import sharpness_and_motion, own_history
+from shotstream.generate.student import (
+    denoise_chunk, generate_chunks, generate_shot, noise_source, open_shot, student_sigmas)
 from shotstream.generate.teacher import TOY_SAMPLING, TOY_TRAINING
 from shotstream.toy.networks import toy_transformer
 from shotstream.model.transformer import ShotTransformer
 
 SAMPLING = TOY_TRAINING.sampling
-SMALL = dict(num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, text_dim=12, freq_dim=16,
-             ffn_dim=40, num_layers=2)
+
 
 @pytest.fixture
 def small():
@@ -72,54 +73,6 @@ def test_a_noisy_look_leaves_nothing(small):
         assert torch.equal(look(slice(6, 9)), clean)
 
 
-def test_lora_can_be_taken_away(small):
-    "Added, trained, merged, and subtracted again"
-    x, text, table = torch.randn(1, 4, 9, 4, 4), torch.randn(1, 2, 5, 12), next_shot_table([0]*6, 3, 1)
-    before, weights = small(x, None, text, table=table).sample, {k: v.clone() for k, v in small.state_dict().items()}
-    add_lora(small, 3)
-    assert torch.allclose(small(x, None, text, table=table).sample, before, atol=1e-6)
-    trained = [n for n, p in small.named_parameters() if p.requires_grad]
-    # two matrices for ten linear maps of two blocks
-    assert len(trained) == 2*10*2 and all("lora_" in n for n in trained)
-    with torch.no_grad():
-        for p in small.parameters():
-            if p.requires_grad: p += .1*torch.randn_like(p)
-    plain = ShotTransformer(**SMALL)
-    plain.load_state_dict(merged(small))
-    after = small(x, None, text, table=table).sample
-    assert torch.allclose(plain(x, None, text, table=table).sample, after, atol=1e-5)
-    assert not torch.allclose(after, before, atol=1e-3)
-    untouched = {k for k, v in plain.state_dict().items() if torch.equal(v, weights[k])}
-    assert len(plain.state_dict()) - len(untouched) == 20
-
-
-def test_own_past_of_a_first_shot(pipe):
-    "Zeros of shot 0 under the new shot's own caption, which is caption 0"
-    context, table = own_history(pipe.vae, [], 5, 2)
-    assert context.shape == (2, 6, 32, 8, 8) and not context.any()
-    assert table.caption.unique().tolist() == [0] and table.shot[0].tolist() == [0]*6 + [1]*5
-
-
-def test_own_past_of_later_shots(pipe):
-    shots = [torch.randn(2, 3, 32, 8, 8) for _ in range(2)]
-    context, table = own_history(pipe.vae, shots, 4, 2)
-    assert context.shape == (2, 6, 32, 8, 8) and table.shot[0].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 2]
-    assert torch.equal(table.caption, table.shot)
-
-
-def test_ode_loss_sees_no_future(small):
-    "The first chunk's part of the loss does not move with the last chunk's state"
-    context, states, text = torch.randn(1, 6, 4, 4, 4), torch.randn(1, 5, 6, 4, 4, 4), torch.randn(1, 2, 5, 12)
-    table = next_shot_table([0]*6, 6, 1)
-    x = torch.randn(1, 4, 12, 4, 4).requires_grad_()
-    v = small(x, None, text, table=table.at(.5), attention_mask=causal_mask(table, table)).sample
-    v[:, :, 6:9].sum().backward()
-    assert x.grad[:, :, 9:].abs().max() == 0 and x.grad[:, :, :9].abs().max() > 0
-    losses = [ode_loss(small, (context, table, text), states, SAMPLING, torch.Generator().manual_seed(s))
-              for s in (0, 0, 1)]
-    assert torch.equal(losses[0], losses[1]) and not torch.equal(losses[0], losses[2])
-
-
 def test_stages(pipe):
     "Three different students with one set of names; the last is the pipeline's"
     ode, one, two = (toy_student(s).state_dict() for s in ("ode", "stage1", "stage2"))
@@ -141,23 +94,6 @@ def test_training_made_films_sharp(pipe):
         return sharpness_and_motion(to_uint8(pipe.vae.decode(x0.transpose(1, 2)).sample))["sharp"]
     teacher, student = sharpness(pipe.teacher), sharpness(pipe.transformer)
     assert student > 1.15*teacher
-
-
-def test_long_story_costs_nothing_more(pipe):
-    "Counts of shots 8 to 20, and of what is kept"
-    stream, rows = pipe.stream(CAPTION), []
-    for k in range(20):
-        rows.append(time_shot(stream, PROMPTS[k % 3], 2))
-        rows[-1]["stills"] = sum(len(s.latents) for s in stream.history.shots)
-    counts = {(r["passes"], r["passed_frames"], r["cache_bytes"], r["frames"]) for r in rows[8:]}
-    assert len(counts) == 1 and len({r["stills"] for r in rows[12:]}) == 1
-
-
-def test_bench_writes_what_it_says(pipe):
-    result = cpu_suite(pipe, shots=16, latents=2, rounds=1, steps=2, progress=lambda *_: None)
-    # the next context, four looks at one chunk of two
-    assert result["ratios"]["counted_frame_passes"] == 2*2*(6+2)/(6 + 4*2)
-    assert result["long_story"]["same_counts"] and "FPS" in summary(result)
 
 
 def test_sigmas():
@@ -192,3 +128,21 @@ def test_pins_that_do_not_apply(pipe, pinned, cut):
         stream.next_shot(prompt, latents=2)
         list(stream)
     assert stream.history.count == 3 and stream.history.shots[0].frames == (9 if cut else 33)
+
+
+def test_noise_of_the_wrong_length():
+    with pytest.raises(ValueError, match="latents 3 to 5"):
+        noise_source(torch.zeros(1, 4, 2, 2, 2))((1, 3, 2, 2, 2), 3, 0)
+
+
+@pytest.mark.parametrize("exit_step", [None, 0, 2])
+def test_one_denoising_step_carries_the_gradient(small, exit_step):
+    "And none where nobody asks for one"
+    shot, text, seen = next_shot_table([], 3, 1, captions=[0]), torch.randn(1, 1, 5, 12), []
+    small.proj_out.register_forward_hook(lambda module, args, out: seen.append(out.requires_grad))
+    def chunk(): return denoise_chunk(small, KVCache(2), shot, text, replace(SAMPLING, exit_step=exit_step),
+                                      lambda step: torch.ones(1, 3, 4, 4, 4)*(step+1))
+    last = 3 if exit_step is None else exit_step
+    with_graph = chunk()
+    assert seen == [False]*last + [True] and with_graph.requires_grad
+    with torch.no_grad(): assert torch.equal(chunk(), with_graph) and seen[last+1:] == [False]*(last+1)

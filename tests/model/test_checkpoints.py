@@ -9,7 +9,6 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 
 from shotstream.model.files import InputError
-from shotstream.model.text import clean_prompt
 from shotstream.model import checkpoints
 from shotstream.model.transformer import ShotTransformer
 from shotstream.model.checkpoints import (
@@ -441,9 +440,3 @@ def test_onto_itself(tmp_path, model, original):
 
 
 # words
-
-@pytest.mark.parametrize("prompt", ["", " a \t b\n\nc ", "cafÃ©", "&amp;lt;b&amp;gt;", "<i> rock &amp;amp; roll </i>",
-                                    "don&#39;t", "“smart” ‘quotes’", "ﬁlm", "一只 猫　走"])
-def test_words_are_cleaned_as_diffusers_does(prompt):
-    clean = pytest.importorskip("diffusers.pipelines.wan.pipeline_wan").prompt_clean
-    assert clean_prompt(prompt) == clean(prompt)

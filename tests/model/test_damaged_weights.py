@@ -267,7 +267,7 @@ def test_conversion_is_a_door_too(whole, tmp_path):
 
 
 def test_a_million_unknown_names_are_a_short_message(whole, tmp_path):
-    names = [f"blocks.{i}.x{i % 1000}" for i in range(200_000)] + ["y"*100_000]
+    names = [f"blocks.{i}.x{i % 1000}" for i in range(50_000)] + ["y"*100_000]
     start = time.monotonic()
     said = str(KeyReport(names[::-1], names, {n: ((1,), (2,)) for n in names}))
     assert len(said) < 2000 and len(said.splitlines()) <= 20 and time.monotonic() - start < 20

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ import torch
 from shotstream.data.script import Script, ShotPrompt, save_script
 from shotstream.data.video import write_picture, write_video
 from shotstream.model import files
-from shotstream.model.checks import check_fps, check_seed, check_size, choice, number, whole
 from shotstream.model.files import (
     LINE, SCREEN, InputError, MissingFile, WriteError, check_target, foreign, read_text, shown, whole_file, write_json,
     write_tensors, write_text, write_whole)
@@ -225,38 +223,6 @@ def test_foreign_exceptions_become_ours():
     with pytest.raises(WriteError, match="No space"), foreign("f", "x"): raise OSError(errno.ENOSPC, "No space left")
     for error in (KeyboardInterrupt, SystemExit):
         with pytest.raises(error), foreign("f", "x"): raise error
-
-
-BAD = [None, True, "3", float("nan"), float("inf"), -float("inf"), -1, [], 10**400, 1j, torch.tensor(3.)]
-
-
-@pytest.mark.parametrize("value", BAD, ids=repr)
-@pytest.mark.parametrize("check",
-                         [lambda v: number("x", v, 0, 100), lambda v: whole("x", v, 0, 100), check_fps, check_seed,
-                                   lambda v: check_size((v, v)), lambda v: choice("x", v, ("a", "b"))])
-def test_one_checker_refuses_everything_that_is_none(check, value):
-    with pytest.raises(InputError) as e: check(value)
-    assert len(str(e.value)) < 200 and "got" in str(e.value)
-
-
-@pytest.mark.parametrize("fps", [1e-9, .0004, 1e300])
-def test_a_speed_is_not_rounded_to_nothing(fps):
-    with pytest.raises(InputError): check_fps(fps)
-    assert check_fps(.01) == Fraction(1, 100)
-
-
-@pytest.mark.parametrize("bad", [lambda: number("x", 0), lambda: number("x", 5, 0, 4), lambda: check_size((3, 4)),
-                                 lambda: check_size((4, 3)), lambda: check_size((8, 20), 8), lambda: whole("x", 0)])
-def test_one_checker_knows_its_ends(bad):
-    with pytest.raises(InputError): bad()
-    assert number("x", 0, 0, 4, above=False) == 0 and check_size((8, 16), 8) == (8, 16)
-
-
-def test_one_checker_takes_what_is_one():
-    assert whole("x", np.int64(3)) == 3 and number("x", np.float32(.5)) == .5 and check_fps(16) == 16
-    assert whole("x", 100, 0, 100) == 100 and number("x", 100, 0, 100) == 100 and check_seed(2**32 - 1)    # inclusive
-    assert float(check_fps(29.97)) == pytest.approx(29.97, abs=1e-4) and check_size((2, 8192)) == (2, 8192)
-    assert json.loads(json.dumps(whole("x", np.int64(3)))) == 3
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path):

@@ -1,4 +1,6 @@
 """Stories on the device: shards, batches, and what a resumed run reads."""
+from functools import lru_cache
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -31,6 +33,12 @@ def data(vae):
     data = LatentDataset(vae, shard_size=4)
     data.add(8)
     return data
+
+
+@pytest.fixture(scope="module")
+def encoded(vae):
+    "A story's latents, made once"
+    return lru_cache(lambda story: encode_story(vae, story))
 
 
 def shots_of(data): return [(o, k) for i, *_ in data.shards for o in data.stories_of(i) for k in range(len(o.shots))]
@@ -71,13 +79,13 @@ def test_groups_encode_like_clips_and_stills(vae):
 
 
 @pytest.mark.parametrize("leak, drop", ((0., 0.), (1., 0.), (0., 1.), (.5, .5)))
-def test_a_batch_is_what_the_examples_are(data, vae, leak, drop):
+def test_a_batch_is_what_the_examples_are(data, encoded, leak, drop):
     "Shot by shot against `next_shot_example`, `drop_history`, `probe_targets` and `loss_weights`"
     shots, seen = shots_of(data), set()
     batch = data.batch(batch_generator(1, 2), 16, 3, leak_target=leak, drop_history=drop, grid=4)
     for i, row in enumerate(batch.shots.tolist()):
         story, k = shots[row]
-        e = encode_story(vae, story)
+        e = encoded(story)
         singles, clip = dict(zip(needed_singles(story), e["singles"])), e["shots"].split(latent_counts(story))[k][:3]
         table = FrameTable(**{n: c[i:i+1] for n, c in vars(batch.table).items()})
         examples = {late: next_shot_example(story, k, clip, singles, late) for late in (False, True)}
@@ -164,7 +172,7 @@ def test_shots_are_drawn_as_often_as_they_should(data):
     assert torch.equal(default, data.draw(torch.Generator().manual_seed(0), n, 3, 1., 4.))
 
 
-def test_old_shards_go_and_processes_share(vae):
+def test_old_shards_go_and_processes_share(vae, encoded):
     ranks = [LatentDataset(vae, shard_size=2, max_stories=4, rank=r, world=2) for r in (0, 1)]
     for d in ranks: d.add(6)
     assert [[s[0] for s in d.shards] for d in ranks] == [[2, 4], [3, 5]]
@@ -172,7 +180,7 @@ def test_old_shards_go_and_processes_share(vae):
         batch, shots = d.batch(batch_generator(0, 0), 4, 2, first=1.), shots_of(d)
         for i, row in enumerate(batch.shots.tolist()):
             story, k = shots[row]
-            clip = encode_story(vae, story)["shots"].split(latent_counts(story))[k][:2]
+            clip = encoded(story)["shots"].split(latent_counts(story))[k][:2]
             assert (batch.target[i] - clip).abs().max() < .01
 
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny import SMALL
 
 from shotstream.toy.vae import ToyVAE
 from shotstream.model.pixels import VideoStream, to_float
@@ -18,8 +19,6 @@ from shotstream.train.refit import (
     FrameCritic, Refit, RefitWeights, hinge_loss, classifier_distance, make_wrong_latents, mix_latents, refit_loss)
 from shotstream.model.transformer import ShotTransformer
 
-SMALL = dict(num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, text_dim=12, freq_dim=16,
-             ffn_dim=40, num_layers=2)
 PLAIN = RefitWeights(perceptual=0., adversarial=0.)
 
 

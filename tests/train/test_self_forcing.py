@@ -1,31 +1,20 @@
-"""The published training as options, written again from its formulas: in-place cache, timesteps, no shared helpers."""
+"""Self-forcing and its gradient, written again from the published formulas: in-place cache, timesteps, no shared
+helpers."""
 from dataclasses import replace
 
 import pytest
 import torch
+from tiny import LATENTS, TIMES, network, tiny_shot, velocity
 
-from shotstream.model.frame_table import next_shot_table, causal_mask
-from shotstream.model.flow import Guidance, Sampling, bell_weight, draw_sigma
-from shotstream.train.ode import ode_loss, trajectory
 from shotstream.generate.pipeline import PUBLISHED_TRAINING
-from shotstream.train.self_forcing import own_context, rollout, student_loss
-from shotstream.generate.student import noise_source
-from shotstream.generate.teacher import TOY_TRAINING, teacher_loss
-from shotstream.model.transformer import ShotTransformer
+from shotstream.generate.student import generate_shot
+from shotstream.generate.teacher import TOY_TRAINING
+from shotstream.model.flow import Guidance
+from shotstream.model.kv_cache import KVCache
 from shotstream.model.wan_vae import WanVAE, tiny_wan_vae
+from shotstream.train.self_forcing import own_context, rollout, score_x0, student_loss
 
-TIMES = (1000., 957.9288, 888.8889, 737.5887)          # 1000, 740, 500, 260 of 1000 under shift 8
-LATENTS, EXIT = 8, 2
-
-
-def network(seed):
-    torch.manual_seed(seed)
-    model = ShotTransformer(num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, text_dim=12,
-                            freq_dim=16, ffn_dim=40, num_layers=2).eval()
-    with torch.no_grad():
-        for p in model.parameters(): torch.nn.init.normal_(p, std=.3) if p.ndim == 1 else None
-        model.condition_embedder.time_proj.weight *= 8                     # noise levels matter
-    return model
+EXIT = 2
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +22,7 @@ def models(): return [network(seed) for seed in range(3)]
 
 
 @pytest.fixture(scope="module")
-def shot():
-    g = torch.Generator().manual_seed(9)
-    table = next_shot_table([0, 0, 0, 1, 1, 1], LATENTS, 2)
-    return torch.randn(1, 6, 4, 4, 4, generator=g), table, torch.randn(1, 3, 5, 12, generator=g)
+def shot(): return tiny_shot()
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +34,6 @@ def noises(seed=3):
     def draw(shape, start, step):
         return torch.randn(shape, generator=torch.Generator().manual_seed(1000*seed + 10*start + step))
     return draw
-
-
-def velocity(model, context, x, t, table, text):
-    "Past and film together, every frame told `t`"
-    v = model(torch.cat([context, x], 1).transpose(1, 2), torch.full((1, len(table)), float(t)), text,
-              table=table).sample
-    return v.transpose(1, 2)[:, context.shape[1]:]
 
 
 class InPlace:
@@ -147,75 +126,6 @@ def test_generator_loss(models, shot, negative):
                    mine) > .01
 
 
-def test_critic_and_teacher_loss(models, shot):
-    "Plain flow matching, the context told the target's time; the teacher's is weighted by a bell over the shifted grid"
-    context, table, text = shot
-    g = torch.Generator().manual_seed(2)
-    x0, eps = (torch.randn(1, LATENTS, 4, 4, 4, generator=g) for _ in range(2))
-    sigma = torch.tensor([.7])
-    def loss(sampling): return teacher_loss(models[1], shot, x0, sigma, sampling, eps).item()
-    with torch.no_grad():
-        expected = (velocity(models[1], context, .3*x0 + .7*eps, 700., table, text) - (eps - x0)).pow(2).mean()
-        assert loss(PUBLISHED_TRAINING.sampling) == pytest.approx(expected.item(), rel=1e-5)
-        assert loss(TOY_TRAINING.sampling) != pytest.approx(expected.item(), rel=1e-3)
-
-
-def test_noise_levels_and_bell():
-    "1000 shifted levels, drawn evenly; exp(-2 ((t - 500)/1000)^2) less its least, mean 1"
-    grid = [8*s/(1 + 7*s) for s in (i/1000 for i in range(1, 1001))]
-    bell = [2.718281828459045**(-2*(s - .5)**2) for s in grid]
-    raised = [b - min(bell) for b in bell]
-    expected, seed = torch.tensor([r*1000/sum(raised) for r in raised]), lambda: torch.Generator().manual_seed(0)
-    torch.testing.assert_close(bell_weight(torch.tensor(grid), 8.), expected, atol=1e-5, rtol=1e-5)
-    drawn = PUBLISHED_TRAINING.teacher_sigma(20_000, generator=seed())
-    places = (drawn[:, None].double() - torch.tensor(grid, dtype=torch.float64)).abs().min(1)
-    assert places.values.max() < 1e-6
-    assert (torch.bincount(places.indices//250).float().div(20_000).sub(.25).abs().max() < .02
-            and len(places.indices.unique()) > 990)
-    clamped = PUBLISHED_TRAINING.score_sigma(20_000, generator=seed())
-    torch.testing.assert_close(clamped, drawn.clamp(.02, .98))
-    assert torch.equal(TOY_TRAINING.score_sigma(9, generator=seed()),
-                       draw_sigma(9, 3., generator=seed()).clamp(.02, .98))
-
-
-@torch.no_grad()
-def test_ode_pairs(models, shot, negative):
-    "50 Euler steps, u + 6 (c - u), everything told the same time; states at steps 0, 13, 25, 37 and the end"
-    (context, table, text), teacher = shot, models[1]
-    noise = torch.randn(1, LATENTS, 4, 4, 4, generator=torch.Generator().manual_seed(4))
-    x, kept = noise, []
-    sigmas = [8*s/(1 + 7*s) for s in (1 - i/50 for i in range(51))]
-    for i, (a, b) in enumerate(zip(sigmas, sigmas[1:])):
-        if i in (0, 13, 25, 37): kept.append(x)
-        u, c = (velocity(teacher, context, x, 1000*a, table, words) for words in (negative.expand_as(text), text))
-        x = x + (b - a)*(u + 6*(c - u))
-    options = PUBLISHED_TRAINING.with_negative(negative)
-    sampling = replace(options.sampling, steps=options.pair_steps)
-    def pairs(sampling=sampling, guidance=options.pair_guidance):
-        return trajectory(teacher, *shot, sampling, guidance, noise=noise)
-    torch.testing.assert_close(pairs(), torch.stack([*kept, x], 1), atol=1e-3, rtol=1e-3)
-    for other in (pairs(sampling=replace(sampling, context_time="clean")),
-                  pairs(guidance=PUBLISHED_TRAINING.pair_guidance)):
-        assert (other[:, -1] - x).norm()/x.norm() > .01
-
-
-@torch.no_grad()
-def test_ode_loss_at_given_levels(models, shot):
-    "Chunks at steps 2, 4 (clean) and 0; the error in x0 over frames that are noisy; context at time 0"
-    (context, table, text), student = shot, models[0]
-    states = torch.randn(1, 5, LATENTS, 4, 4, 4, generator=torch.Generator().manual_seed(6))
-    picked = [2]*3 + [4]*3 + [0]*2
-    t = torch.tensor([[0.]*6 + [(*TIMES, 0.)[i] for i in picked]])
-    x = torch.stack([states[0, i, f] for f, i in enumerate(picked)])[None]
-    v = student(torch.cat([context, x], 1).transpose(1, 2), t, text, table=table,
-                attention_mask=causal_mask(table, table)).sample
-    v = v.transpose(1, 2)[:, 6:]
-    x0 = x - t[:, 6:, None, None, None]/1000*v
-    expected = (x0 - states[:, -1])[:, [0, 1, 2, 6, 7]].pow(2).mean()
-    mine = ode_loss(student, shot, states, PUBLISHED_TRAINING.sampling, levels=torch.tensor([[2, 4, 0]]))
-    assert mine.item() == pytest.approx(expected.item(), rel=1e-4)
-
-
 @torch.no_grad()
 def test_own_context_without_rounding():
     "Decode, pick frames 0, 16, 32 of each of two shots, encode each alone, nothing rounded"
@@ -231,13 +141,72 @@ def test_own_context_without_rounding():
     with pytest.raises(ValueError, match="pixels"): own_context(vae, shots, pixels="bytes")
 
 
-def test_noise_of_the_wrong_length():
-    with pytest.raises(ValueError, match="latents 3 to 5"):
-        noise_source(torch.zeros(1, 4, 2, 2, 2))((1, 3, 2, 2, 2), 3, 0)
+@pytest.mark.parametrize("exit_step", range(4))
+def test_one_step_of_every_chunk_carries_the_gradient(models, shot, exit_step):
+    "The truncation that self-forcing is about: earlier steps leave no graph, later ones are not taken"
+    student, seen = models[0], []
+    hook = student.proj_out.register_forward_hook(lambda module, args, out: seen.append(out.requires_grad))
+    try: film = rollout(student, *shot, TOY_TRAINING.sampling, noises(), exit_step)
+    finally: hook.remove()
+    assert seen == ([False]*exit_step + [True])*3 and film.requires_grad
 
 
-@pytest.mark.parametrize("wrong",
-                         [dict(context_time="late"), dict(context_pixels="bytes"), dict(shift=0.),
-                          dict(cache_noise=1.)])
-def test_sampling_says_what_it_takes(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))): Sampling(**(dict(steps=4, shift=8.) | wrong))
+def test_for_filming_all_steps_are_taken(models, shot):
+    student, seen = models[0], []
+    hook = student.proj_out.register_forward_hook(lambda module, args, out: seen.append(out.requires_grad))
+    try: rollout(student, *shot, TOY_TRAINING.sampling, noises())
+    finally: hook.remove()
+    assert seen == [False, False, False, True]*3
+
+
+@torch.no_grad()
+def test_window_and_sink_reach_the_cache(models, shot):
+    def film(**options): return rollout(models[0], *shot, replace(TOY_TRAINING.sampling, **options), noises())
+    for window, sink in ((4, 1), (3, 0)):
+        cache = KVCache(2, window, sink)
+        expected = torch.cat(list(generate_shot(models[0], cache, *shot, TOY_TRAINING.sampling, noises())), 1)
+        assert torch.equal(film(window=window, sink=sink), expected)
+    assert not torch.equal(film(window=4, sink=1), film(window=4))
+
+
+@pytest.mark.parametrize("told", ["clean", "target"])
+def test_scores_know_the_level_and_keep_no_graph(models, shot, told):
+    context, table, text = shot
+    sampling = replace(TOY_TRAINING.sampling, context_time=told, phi=.4)
+    x0, noise = (torch.randn(1, LATENTS, 4, 4, 4, generator=torch.Generator().manual_seed(s)) for s in (1, 2))
+    got = score_x0(models[1], shot, x0, torch.tensor([.6]), noise, sampling)
+    times = torch.tensor([[600. if told == "target" else 0.]*6 + [600.]*LATENTS])
+    xt = .4*x0 + .6*noise
+    v = models[1](torch.cat([context, xt], 1).transpose(1, 2), times, text, table=table, phi=.4).sample
+    torch.testing.assert_close(got, xt - .6*v.transpose(1, 2)[:, 6:], atol=1e-4, rtol=1e-4)
+    assert not got.requires_grad
+
+
+def test_only_the_student_learns(models, shot):
+    for m in models: m.zero_grad()
+    torch.manual_seed(0)
+    loss, film = student_loss(*models, shot, torch.tensor([.6]), 1, TOY_TRAINING)
+    assert loss.shape == (1,) and film.shape == (1, LATENTS, 4, 4, 4) and not film.requires_grad
+    loss.sum().backward()
+    student, teacher, critic = ([p.grad for p in m.parameters()] for m in models)
+    assert any(g is not None and g.any() for g in student) and not any(g is not None for g in (*teacher, *critic))
+    models[0].zero_grad()
+
+
+@torch.no_grad()
+def test_own_context_is_what_filming_reads():
+    "Any rule and budget; rounded to grey levels, inside of [-1, 1]"
+    vae, seen = tiny_wan_vae(4), []
+    shots = [3*torch.randn(2, n, 4, 2, 2, generator=torch.Generator().manual_seed(n)) for n in (1, 3)]
+    encode = vae.encode
+    def watch(video):
+        seen.append(video)
+        return encode(video)
+    vae.encode = watch
+    z, whose = own_context(vae, shots, 5, "first_last")
+    assert z.shape == (2, 5, 4, 2, 2) and whose == [0, 0, 1, 1, 1]
+    films = [vae.decode(s.transpose(1, 2)).sample.clamp(-1, 1) for s in shots]
+    frames = torch.stack([films[k][:, :, f] for k, f in ((0, 0), (0, 0), (1, 0), (1, 0), (1, 8))], 1)
+    levels = ((frames.flatten(0, 1)[:, :, None] + 1)*127.5).round()
+    torch.testing.assert_close(seen[0], levels/127.5 - 1)
+    torch.testing.assert_close(z, encode(seen[0]).latent_dist.mode()[:, :, 0].unflatten(0, (2, 5)))
