@@ -1152,9 +1152,9 @@ class Worker(ShotFilmer):
         except BaseException as e:                           # nobody must wait for a thread that is gone
             with self.lock:
                 self.trouble, self.closed = f"its thread has ended: {type(e).__name__}: {shown(str(e), 160)}", True
+                needed.discard(self)
+                if self.mark: self.mark.release()               # before anybody who waits goes on
                 self.lock.notify_all()
-            if self.mark: self.mark.release()
-            needed.discard(self)
             raise
         with self.lock:
             saved = not self.timeline.dirty or self.unsaved

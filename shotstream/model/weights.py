@@ -296,8 +296,8 @@ def _lora_names(given, prefix, weight_name=None):
 def weights_mark(
     model:nn.Module,
 )->tuple:
-    """Changes when a model's weights do: another model, loaded, trained, fused or moved ones, other LoRAs. It costs a
-    tenth of a millisecond. Weights that hooks move about cannot be told apart"""
+    """Changes when a model's weights do: another model, loaded, trained, fused or moved ones, other LoRAs. Asked twice
+    a shot: about a millisecond on a CPU. Weights that hooks move about cannot be told apart"""
     if _hook_device(model) is not None: return (id(model),)
     tensors = [*model.parameters()]
     places = [(id(t), t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
