@@ -1,4 +1,5 @@
 """The wheel works without the checkout: its own weights make a shot in an environment that never saw the source."""
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,5 +31,7 @@ def test_wheel_makes_a_film(tmp_path):
     run(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", site,
         next((tmp_path/"dist").glob("*.whl")))
     (site/"libraries.pth").write_text("\n".join(libraries) + "\n")
-    out = run(tmp_path/"env"/"bin"/"python", "-c", FILM, cwd=tmp_path)
+    # a person's PYTHONPATH would lead back to the checkout
+    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    out = run(tmp_path/"env"/"bin"/"python", "-c", FILM, cwd=tmp_path, env=clean)
     assert "made a film" in out.stdout

@@ -33,7 +33,7 @@ def test_everything_in_its_order(run):
 
 
 def test_one_stage_takes_over_what_came_before(run):
-    with pytest.raises(ValueError, match="teacher starts where text ends, and .* has no text: .*train text"):
+    with pytest.raises(ValueError, match="teacher comes after text, and .* has no text: .*train text"):
         train_toy(run, "teacher")
     assert not run.calls
     run.finished |= {"text", "base"}
@@ -87,7 +87,7 @@ def made_run(tmp_path, pipe, main=True):
                                                                                  "teacher")}),
         accelerator=SimpleNamespace(is_main_process=main), network=lambda name: getattr(pipe, dict(
             stage2="transformer", control="teacher")[name]),
-        size=SimpleNamespace(heads=1), minutes=7, seed=3, steps=1, progress=False,
+        size=SimpleNamespace(heads=1), minutes=7, seed=3, steps=1, progress=False, options=TOY_TRAINING,
         machine=SimpleNamespace(device=torch.device("cpu")))
 
 
@@ -126,19 +126,20 @@ def test_both_are_evaluated_each_as_it_films(tmp_path, monkeypatch):
     monkeypatch.setattr(make_toy, "evaluate_model", evaluate)
     films = []
     class Pipe:
-        vae, text_encoder, tokenizer, transformer, teacher = (getattr(pipe, n) for n in (
-            "vae", "text_encoder", "tokenizer", "transformer", "teacher"))
+        (vae, text_encoder, tokenizer, transformer, teacher, config, sampling,
+         teacher_guidance) = (getattr(pipe, n) for n in (
+            "vae", "text_encoder", "tokenizer", "transformer", "teacher", "config", "sampling", "teacher_guidance"))
         def __call__(self, story, teacher, **more):
             films.append((teacher, more))
             return SimpleNamespace(shots=[teacher])
     run = made_run(tmp_path, pipe)
-    for steps, n, batch, teacher_steps in ((1, 16, 16, 2), (None, 256, 16, TOY_SAMPLING.steps)):
+    for steps, n, batch, teacher_steps in ((1, 8, 8, 2), (None, 256, 16, TOY_SAMPLING.steps)):
         asked.clear(), films.clear()
         run.steps = steps
         found = evaluate_toy(run, Pipe())
         student, teacher = asked
-        control = ("student", pipe.teacher, TOY_TRAINING.sampling)
-        assert student == (("student", pipe.transformer, TOY_TRAINING.sampling), n, control, batch)
+        control = ("student", pipe.teacher, pipe.sampling)
+        assert student == (("student", pipe.transformer, pipe.sampling), n, control, batch)
         assert teacher[0][:2] == ("teacher", pipe.teacher) and teacher[0][2].steps == teacher_steps
         assert teacher[1:] == (n, None, batch)
         assert films == [(False, {}), (True, dict(steps=teacher_steps))]

@@ -76,7 +76,9 @@ def test_the_output(pipe, film):
     assert [s.shape for s in arrays.shots] == [(9, 64, 64, 3)]*2
     assert [len(s) for s in images.shots] == [9, 9] and np.array_equal(np.stack([np.asarray(i) for i in images.frames]),
                                                                        film.frames.numpy())
-    assert latents.frames.shape == (1, 6, 32, 8, 8) and torch.equal(pipe.decode(latents.shots[1]), film.shots[1])
+    assert latents.frames.shape == (1, 6, 32, 8, 8)
+    # decoded latent by latent, or all at once: a number on the edge may be rounded the other way
+    assert (pipe.decode(latents.shots[1]).int() - film.shots[1].int()).abs().max() <= 1
     assert torch.equal(Film(film.shots, None, [], 0.).frames, film.frames)
 
 

@@ -191,7 +191,8 @@ def test_every_stage_gets_the_options(monkeypatch, tmp_path):
     for name in ("pairs", "stage2"): (tmp_path/name).mkdir()
     (tmp_path/"stage2"/"done").write_text("1")
     for name in set(MAKERS) - {"text", "pipeline"}: MAKERS[name](run)
-    assert len(seen) == 9 and all(options is PUBLISHED_TRAINING for _, options in seen)
+    assert len(seen) == 9 and sum(options is PUBLISHED_TRAINING for _, options in seen) == 8
+    assert all(options.sampling is PUBLISHED_TRAINING.sampling for _, options in seen)   # pairs: shorter trajectories
 
 
 def test_options_are_not_mixed(tmp_path):
@@ -223,7 +224,7 @@ def test_published_on_the_command_line(flags, options, monkeypatch, tmp_path):
 
 def test_a_pipeline_of_other_weights_is_not_taken_for_this_one(tmp_path):
     "Stage 2 was trained anew: what was packed before is another model, and an old folder says nothing"
-    run = SimpleNamespace(folder=tmp_path, accelerator=SimpleNamespace(is_main_process=True))
+    run = SimpleNamespace(folder=tmp_path, accelerator=SimpleNamespace(is_main_process=True), options=TOY_TRAINING)
     for stage in ("teacher", "stage2", "control"):
         (tmp_path/stage).mkdir()
         save_file({"w": torch.ones(2)}, tmp_path/stage/"x.safetensors")
