@@ -36,7 +36,8 @@ UMT5_XXL = dict(vocab_size=256384, d_model=4096, d_kv=64, d_ff=10240, num_layers
                 feed_forward_proj="gated-gelu")
 
 def _exact(model, name): # Wan's class keeps some of its weights in float32
-    return isinstance(model, ShotTransformer) and not {*name.split(".")}.isdisjoint(model._keep_in_fp32_modules)
+    kept = {"rope", *model._keep_in_fp32_modules} if isinstance(model, ShotTransformer) else ()   # rope: new in diffusers
+    return not {*name.split(".")}.isdisjoint(kept)
 
 @contextmanager
 def _made_as(dtype):

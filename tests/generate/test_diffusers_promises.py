@@ -15,7 +15,7 @@ from diffusers import WanPipeline, WanTransformer3DModel, hooks
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from diffusers.training_utils import EMAModel
 from peft import LoraConfig
-from tiny import TRANSFORMER, tiny_pipe
+from tiny import GROUPS, TRANSFORMER, tiny_pipe
 
 from shotstream import ShotStreamPipeline
 from shotstream.generate.components import PARTS
@@ -216,6 +216,7 @@ def test_offloaded_by_accelerate(made, tmp_path, how):
     close(run(model, inputs), expected)
 
 
+@GROUPS
 @pytest.mark.parametrize("level", ["block_level", "leaf_level"])
 @pytest.mark.parametrize("more", ["", "disk", "casting"])
 def test_group_offloading(made, tmp_path, level, more):
@@ -550,7 +551,8 @@ def test_pipeline_to_and_number_type(small):
     assert torch.isfinite(frames(small, output_type="latent")).all()
 
 
-@pytest.mark.parametrize("how", ["sequential", "model", "group block", "group leaf", "group with casting"])
+@pytest.mark.parametrize("how", ["sequential", "model", *(pytest.param(how, marks=GROUPS) for how in (
+    "group block", "group leaf", "group with casting"))])
 def test_pipeline_offloaded(small, expected, how):
     if how == "sequential":       # what enable_sequential_cpu_offload does, which itself wants an accelerator
         for part in (small.vae, small.text_encoder, small.transformer): cpu_offload(part, CPU)

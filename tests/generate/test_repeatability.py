@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny import GROUPS
 
 from shotstream import ShotStreamPipeline
 from shotstream.generate.student import noise_source
@@ -113,6 +114,7 @@ def test_number_type(pipe, film):
     assert not torch.equal(half, film) and (half.float() - film.float()).abs().mean() < 12
 
 
+@GROUPS
 def test_offloading(film):
     pipe = ShotStreamPipeline.from_pretrained("toy", teacher=None)
     pipe.enable_group_offload(torch.device("cpu"), torch.device("cpu"), offload_type="leaf_level")
