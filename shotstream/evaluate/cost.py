@@ -36,7 +36,8 @@ UMT5_XXL = dict(vocab_size=256384, d_model=4096, d_kv=64, d_ff=10240, num_layers
                 feed_forward_proj="gated-gelu")
 
 def _exact(model, name): # Wan's class keeps some of its weights in float32
-    kept = {"rope", *model._keep_in_fp32_modules} if isinstance(model, ShotTransformer) else ()   # rope: new in diffusers
+    # older diffusers do not name rope, and keep it all the same
+    kept = {"rope", *model._keep_in_fp32_modules} if isinstance(model, ShotTransformer) else ()
     return not {*name.split(".")}.isdisjoint(kept)
 
 @contextmanager
