@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import LATENTS, TIMES, network, tiny_shot, velocity
+from tiny import LATENTS, TIMES, velocity
 
 from shotstream.generate.pipeline import PUBLISHED_TRAINING
 from shotstream.model.frame_table import causal_mask
@@ -12,18 +12,6 @@ from shotstream.model.flow import Guidance, Sampling, schedule
 from shotstream.train.ode import mixed_states, ode_loss, trajectory
 
 PUBLISHED = PUBLISHED_TRAINING.sampling
-
-
-@pytest.fixture(scope="module")
-def models(): return [network(seed) for seed in range(3)]
-
-
-@pytest.fixture(scope="module")
-def shot(): return tiny_shot()
-
-
-@pytest.fixture(scope="module")
-def negative(): return torch.randn(1, 1, 5, 12, generator=torch.Generator().manual_seed(8))
 
 
 @torch.no_grad()

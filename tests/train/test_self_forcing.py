@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import LATENTS, TIMES, network, tiny_shot, velocity
+from tiny import LATENTS, TIMES, velocity
 
 from shotstream.generate.pipeline import PUBLISHED_TRAINING
 from shotstream.generate.student import generate_shot
@@ -15,18 +15,6 @@ from shotstream.model.wan_vae import WanVAE, tiny_wan_vae
 from shotstream.train.self_forcing import own_context, rollout, score_x0, student_loss
 
 EXIT = 2
-
-
-@pytest.fixture(scope="module")
-def models(): return [network(seed) for seed in range(3)]
-
-
-@pytest.fixture(scope="module")
-def shot(): return tiny_shot()
-
-
-@pytest.fixture(scope="module")
-def negative(): return torch.randn(1, 1, 5, 12, generator=torch.Generator().manual_seed(8))
 
 
 def noises(seed=3):
