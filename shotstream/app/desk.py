@@ -624,6 +624,7 @@ def close_earlier(desk):
         desks = []
     _desks[cell] = run, [*desks, weakref.ref(desk)]
 
+# %% ../../nbs/21_desk.ipynb #18371cab
 class Desk(DeskPlayer):
     "A small film studio: `Desk()`. Enter films the next shot, Cut does not wait"
     watched = 2           # block whose attention is shown

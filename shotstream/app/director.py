@@ -9,7 +9,8 @@ __all__ = ['SHOTS', 'INDEX', 'SINGLE', 'SHOT_FILE', 'BACKUP', 'WAITING', 'MOST_W
            'check_about', 'find_branches', 'read_single', 'has_story', 'read_story', 'load_story', 'WaitingShots',
            'is_made', 'as_row', 'as_request', 'save_waiting', 'read_waiting', 'subtitles', 'as_python', 'export_shots',
            'FolderMark', 'close_at_exit', 'serve', 'check_folder', 'made_by', 'some_weights', 'check_model',
-           'DirectorState', 'StoryKeeper', 'ShotFilmer', 'Worker', 'Director']
+           'DirectorView', 'FolderTaker', 'DirectorState', 'StoryKeeper', 'ShotFilmer', 'Worker', 'DirectorRequests',
+           'Director']
 
 # %% ../../nbs/20_director.ipynb #730628ed
 import atexit
@@ -789,43 +790,75 @@ def check_model(pipe:ShotComponents, story:StoryState, where):
             raise InputError("this story was filmed with another model; open it with that one, or choose another "
                              "folder", where)
 
-# %% ../../nbs/20_director.ipynb #673670c1
-class DirectorState:
-    """What a `Director` holds, and what can be seen of it. `InputError` for what cannot be: caption, size, seed,
-    settings, folder"""
-    def __init__(self,
-        pipe:ShotComponents, caption:str="", seed:int=0, folder=None, ahead:int=3, paced:bool=False, # See `Director`
-        size=None, **settings,
-    ):
-        self.pipe, self.caption, self.settings = pipe, check_caption(caption), Settings().but(**settings)
-        self.size = pipe.check_size(size or pipe.config.size)
-        seed = check_seed(seed)
-        whole("ahead", ahead, 0)
-        self.folder, self.ahead, self.paced = None if folder is None else check_folder(folder), ahead, paced
-        self.lock, self.saving = threading.Condition(threading.RLock()), threading.RLock()
-        self.timeline = Timeline(seed, paced, self._wake)
-        self.listeners = {kind: [] for kind in KINDS}
-        # (seconds, frames) of every latent, lately
-        self.took = deque(maxlen=21)
-        # nothing to film, and "idle" was said; nothing to do at all
-        self.idle_reported = self.idle = True
-        # prepared: the past that is in the stream's cache
-        self.closed, self.prepared = False, None
-        if self.caption.strip(): pipe.check(self.caption, "")
-        # why something is not, or no longer, in the folder; "" if all is well. When to try again
-        self.trouble, self.unsaved, self.try_at = "", "", 0.
-        self.mark, self.saved, self.written = None, None, set()
-        # the story in the folder; changes of what waits, and how many of them `waiting.json` knows
-        self.kept, self.noting, self.changes, self.noted = self.timeline.story, threading.Lock(), 0, 0
-        # how often the first waiting shot was queued again; what waited when this director was closed
-        self.opened, self.left = 0, None
-        try:
-            if self.folder: self._take_up()
-            self.stream = Stream(pipe, self.caption, self.seed, self.size, keep_films=True, **asdict(self.settings))
-        except BaseException:
-            if self.mark: self.mark.release()
-            needed.discard(self)
-            raise
+# %% ../../nbs/20_director.ipynb #200d2e69
+class DirectorView:
+    "What anybody may look up while a director films"
+    lock:threading.Condition; timeline:Timeline; size:tuple; took:deque
+
+    @property
+    def seed(self)->int: return self.timeline.seed
+
+    @property
+    def story(self)->StoryState:
+        "All branches"
+        with self.lock: return self.timeline.story
+
+    @property
+    def shots(self)->list: # Of `Shot`
+        "The finished shots"
+        with self.lock: return self.timeline.shots
+
+    @property
+    def busy(self)->bool:
+        "Is a shot being filmed, or does one wait?"
+        with self.lock: return bool(self.timeline.running or self.timeline.queue)
+
+    @property
+    def waiting(self)->list: # Of prompts
+        "What will be filmed after the running shot"
+        with self.lock:
+            return [r.request.prompt for r in self.timeline.running[1:]] + [r.prompt for r in self.timeline.queue]
+
+    @property
+    def coming(self)->list: # Of prompts
+        "What is being filmed, and what waits"
+        with self.lock:
+            return [r.request.prompt for r in self.timeline.running] + [r.prompt for r in self.timeline.queue]
+
+    @property
+    def name(self)->str:
+        "Of the branch that is on the screen"
+        return self.story.name
+
+    @property
+    def branches(self)->list:
+        "Names of all branches of the story"
+        return list(self.story.branches)
+
+    @property
+    def film(self)->Tensor: # (f, h, w, 3) uint8
+        "All finished shots, one after the other"
+        return torch.cat([torch.empty(0, *self.size, 3, dtype=torch.uint8), *[s.video for s in self.shots]])
+
+    @property
+    def running(self)->Tensor|None: # (f, h, w, 3) uint8
+        "What the running shot would be if it ended now; `None` when there is none"
+        with self.lock:
+            if not self.timeline.running: return None
+            first = self.timeline.running[0]
+            videos = [f.video for f in first.frames[:first.seen]]
+        return torch.cat(videos) if videos else torch.empty(0, *self.size, 3, dtype=torch.uint8)
+
+    @property
+    def fps(self)->float:
+        "Frames per second of filming, lately; waiting for the viewer does not count"
+        took = list(self.took)
+        return sum(n for _, n in took)/sum(s for s, _ in took) if took else 0.
+
+# %% ../../nbs/20_director.ipynb #9ac5912e
+class FolderTaker(DirectorView):
+    "Takes up the story that is in a director's folder"
+    pipe:ShotComponents; folder:Path|None; mark:"FolderMark|None"; kept:StoryState
 
     def _take_up(self):
         "The story that is in the folder, as far as it can be read"
@@ -903,55 +936,43 @@ class DirectorState:
         if index.is_file(): return checksum(index.read_bytes())
         return str(single.stat().st_mtime_ns) if single.is_file() else None
 
-    @property
-    def seed(self)->int: return self.timeline.seed
-    @property
-    def story(self)->StoryState:
-        "All branches"
-        with self.lock: return self.timeline.story
-    @property
-    def shots(self)->list: # Of `Shot`
-        "The finished shots"
-        with self.lock: return self.timeline.shots
-    @property
-    def busy(self)->bool:
-        "Is a shot being filmed, or does one wait?"
-        with self.lock: return bool(self.timeline.running or self.timeline.queue)
-    @property
-    def waiting(self)->list: # Of prompts
-        "What will be filmed after the running shot"
-        with self.lock:
-            return [r.request.prompt for r in self.timeline.running[1:]] + [r.prompt for r in self.timeline.queue]
-    @property
-    def coming(self)->list: # Of prompts
-        "What is being filmed, and what waits"
-        with self.lock:
-            return [r.request.prompt for r in self.timeline.running] + [r.prompt for r in self.timeline.queue]
-    @property
-    def name(self)->str:
-        "Of the branch that is on the screen"
-        return self.story.name
-    @property
-    def branches(self)->list:
-        "Names of all branches of the story"
-        return list(self.story.branches)
-    @property
-    def film(self)->Tensor: # (f, h, w, 3) uint8
-        "All finished shots, one after the other"
-        return torch.cat([torch.empty(0, *self.size, 3, dtype=torch.uint8), *[s.video for s in self.shots]])
-    @property
-    def running(self)->Tensor|None: # (f, h, w, 3) uint8
-        "What the running shot would be if it ended now; `None` when there is none"
-        with self.lock:
-            if not self.timeline.running: return None
-            first = self.timeline.running[0]
-            videos = [f.video for f in first.frames[:first.seen]]
-        return torch.cat(videos) if videos else torch.empty(0, *self.size, 3, dtype=torch.uint8)
-    @property
-    def fps(self)->float:
-        "Frames per second of filming, lately; waiting for the viewer does not count"
-        took = list(self.took)
-        return sum(n for _, n in took)/sum(s for s, _ in took) if took else 0.
+# %% ../../nbs/20_director.ipynb #673670c1
+class DirectorState(FolderTaker):
+    """What a `Director` holds, and what can be seen of it. `InputError` for what cannot be: caption, size, seed,
+    settings, folder"""
+    def __init__(self,
+        pipe:ShotComponents, caption:str="", seed:int=0, folder=None, ahead:int=3, paced:bool=False, # See `Director`
+        size=None, **settings,
+    ):
+        self.pipe, self.caption, self.settings = pipe, check_caption(caption), Settings().but(**settings)
+        self.size = pipe.check_size(size or pipe.config.size)
+        seed = check_seed(seed)
+        whole("ahead", ahead, 0)
+        self.folder, self.ahead, self.paced = None if folder is None else check_folder(folder), ahead, paced
+        self.lock, self.saving = threading.Condition(threading.RLock()), threading.RLock()
+        self.timeline = Timeline(seed, paced, self._wake)
+        self.listeners = {kind: [] for kind in KINDS}
+        # (seconds, frames) of every latent, lately
+        self.took = deque(maxlen=21)
+        # nothing to film, and "idle" was said; nothing to do at all
+        self.idle_reported = self.idle = True
+        # prepared: the past that is in the stream's cache
+        self.closed, self.prepared = False, None
+        if self.caption.strip(): pipe.check(self.caption, "")
+        # why something is not, or no longer, in the folder; "" if all is well. When to try again
+        self.trouble, self.unsaved, self.try_at = "", "", 0.
+        self.mark, self.saved, self.written = None, None, set()
+        # the story in the folder; changes of what waits, and how many of them `waiting.json` knows
+        self.kept, self.noting, self.changes, self.noted = self.timeline.story, threading.Lock(), 0, 0
+        # how often the first waiting shot was queued again; what waited when this director was closed
+        self.opened, self.left = 0, None
+        try:
+            if self.folder: self._take_up()
+            self.stream = Stream(pipe, self.caption, self.seed, self.size, keep_films=True, **asdict(self.settings))
+        except BaseException:
+            if self.mark: self.mark.release()
+            needed.discard(self)
+            raise
 
 # %% ../../nbs/20_director.ipynb #b5f214a0
 RETRY, SAVE_WITHIN = 5., 2. # Seconds: to wait after a failed save; that filming may put off a save
@@ -1218,38 +1239,9 @@ class Worker(ShotFilmer):
             self.idle_reported = True
             self.timeline.events.append(("idle",))
 
-# %% ../../nbs/20_director.ipynb #6a1c0e17
-class Director(Worker):
-    """A story being made. One thread films; requests return at once, and all methods may be called from any thread.
-
-    `folder`: the story is saved there after every shot, and taken up from there; so is what waits, unless
-    `stop` ended that. Whoever opens a folder last has it: another director that is still there ends its shot, saves and
-    closes. `trouble` and `unsaved` say what is not well with the folder; "" if all is.
-    With `paced=True` a shot is what was seen with `watch`, and at most `ahead` + 1 latents wait for that."""
-    def __init__(self,
-        pipe:ShotComponents,     # A `ShotStreamPipeline`
-        caption:str="",          # Of the whole story; shots add to it
-        seed:int=0,              # Shot k without a seed of its own has 1000 seed + k
-        # Where to save by itself; a story found there goes on, with its own caption, seed, size and settings
-        folder=None,
-        ahead:int=3, paced:bool=False,
-        size=None,               # Height and width in pixels; by default the pipeline's
-        **settings,              # Of the shots to come, see `Settings`
-    ):
-        super().__init__(pipe, caption, seed, folder, ahead, paced, size, **settings)
-        self._start()
-        close_at_exit(self)
-
-    def __enter__(self): return self
-    def __exit__(self, kind, *error):
-        try: self.close()
-        except WriteError:
-            if kind is None: raise                       # otherwise the error on the way says more
-    def __repr__(self):
-        filming = ", filming" if self.timeline.running else ""
-        state = f"{len(self.shots)} shots, {len(self.waiting)} prompts waiting{filming}"
-        return f"Director({self.caption!r}, {self.name!r}: {state})"
-
+# %% ../../nbs/20_director.ipynb #e8fd2e0a
+class DirectorRequests(Worker):
+    "What can be requested of a `Director`: every request is checked at once and returns at once"
     def _open(self)->Timeline:
         "The timeline, if this director still works; call it under the lock"
         if self.closed: raise RuntimeError(f"this director is closed{': ' if self.trouble else ''}{self.trouble}")
@@ -1336,6 +1328,38 @@ class Director(Worker):
     def redo(self)->bool: # Was there anything?
         "Forth again, as long as nothing new was filmed"
         with self._changing() as timeline: return timeline.redo()
+
+# %% ../../nbs/20_director.ipynb #6a1c0e17
+class Director(DirectorRequests):
+    """A story being made. One thread films; requests return at once, and all methods may be called from any thread.
+
+    `folder`: the story is saved there after every shot, and taken up from there; so is what waits, unless
+    `stop` ended that. Whoever opens a folder last has it: another director that is still there ends its shot, saves and
+    closes. `trouble` and `unsaved` say what is not well with the folder; "" if all is.
+    With `paced=True` a shot is what was seen with `watch`, and at most `ahead` + 1 latents wait for that."""
+    def __init__(self,
+        pipe:ShotComponents,     # A `ShotStreamPipeline`
+        caption:str="",          # Of the whole story; shots add to it
+        seed:int=0,              # Shot k without a seed of its own has 1000 seed + k
+        # Where to save by itself; a story found there goes on, with its own caption, seed, size and settings
+        folder=None,
+        ahead:int=3, paced:bool=False,
+        size=None,               # Height and width in pixels; by default the pipeline's
+        **settings,              # Of the shots to come, see `Settings`
+    ):
+        super().__init__(pipe, caption, seed, folder, ahead, paced, size, **settings)
+        self._start()
+        close_at_exit(self)
+
+    def __enter__(self): return self
+    def __exit__(self, kind, *error):
+        try: self.close()
+        except WriteError:
+            if kind is None: raise                       # otherwise the error on the way says more
+    def __repr__(self):
+        filming = ", filming" if self.timeline.running else ""
+        state = f"{len(self.shots)} shots, {len(self.waiting)} prompts waiting{filming}"
+        return f"Director({self.caption!r}, {self.name!r}: {state})"
 
     def watch(self, timeout:float|None=None)->Frames|None: # `None` if time is up or nothing will come
         "The next frames to show; only with `paced=True` (`RuntimeError` otherwise)"

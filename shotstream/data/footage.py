@@ -46,6 +46,7 @@ def _fields(picture): # (h', w', 3) means of at most 8 x 8 fields
         x = np.add.reduceat(x, edges[:-1], axis)/np.diff(edges).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
     return x
 
+# %% ../../nbs/backstage/data/footage.ipynb #fc185c56
 def _comes_back(fields, i): # `fields`: {frame: `_fields`}
     "Does picture i - 1 return soon after i, or was picture i there shortly before? Then something flashed: no cut"
     change = lambda a, b: np.abs(fields[a] - fields[b]).mean()
@@ -61,6 +62,7 @@ def _moves_by_steps(fields, i):
     sides = [s for s in (range(i-LOOK, i), range(i+1, i+LOOK+1)) if {s[0]-1, *s} <= fields.keys()]  # one, at an end
     return i-1 in fields and bool(sides) and all(max(map(step, side)) > AGAIN*step(i) for side in sides)
 
+# %% ../../nbs/backstage/data/footage.ipynb #381301a4
 def find_shots(
     path,                 # Any film that FFmpeg knows
     threshold:float=2.5,  # A cut's score is so many times the mean of the two frames before and the two after
@@ -257,6 +259,7 @@ def codec_mark(vae)->str|None: # Hash of all weights and settings of a codec, `N
                       + w.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
+# %% ../../nbs/backstage/data/footage.ipynb #82157a8f
 @dataclass(frozen=True)
 class ClipSettings:
     "Where films are cut, and what clips look like (`InputError`: what cannot be)"
@@ -274,6 +277,7 @@ class ClipSettings:
         whole("shortest", self.shortest, 1, self.longest)
         whole("per_clip", self.per_clip, 1, MAX_SHOTS)
 
+# %% ../../nbs/backstage/data/footage.ipynb #824d92b7
 @dataclass(frozen=True)
 class ClipMaker:
     "Makes clips of one film after the other; see `prepare` for the fields"

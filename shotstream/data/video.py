@@ -68,6 +68,7 @@ def check_film(path, size, fps=FPS, crf=16)->Path:
     number("crf", crf, 0, 51, above=False)
     return check_target(path, ends=FILM_ENDS)
 
+# %% ../../nbs/backstage/data/video.ipynb #98fdfa2e
 @contextmanager
 def film_writer(
     path, size,              # (height, width)
@@ -89,6 +90,7 @@ def film_writer(
         yield add
         out.mux(stream.encode())
 
+# %% ../../nbs/backstage/data/video.ipynb #2cec3981
 def write_video(
     path,         # Ends in .mp4
     frames,       # (f, h, w, 3) uint8

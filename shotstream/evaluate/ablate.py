@@ -123,12 +123,15 @@ ROWS = dict(
             better="two_stage"),
         Row("no_anchor", "ours", "no regression on the teacher's paths beside the scores", "free_two_stage", "student",
             better="two_stage")])
+
+# %% ../../nbs/backstage/evaluate/ablate.ipynb #5e804d5f
 TABLES = ("table1", "table3", "table4", "relatives")
 
 # Files of weights that nobody trains here: of the base, and of a toy that is packed
 PACKED = dict(base=("transformer",), student=("transformer",), toy_stage1=("transformer", "."), toy_ode=("ode",),
               teacher=("teacher",))
 
+# %% ../../nbs/backstage/evaluate/ablate.ipynb #fd1ffe17
 def _switched(model, *rows): # `Row`s: (name, what it is, switch, or the weights)
     "The model as it is, and what is switched when it films"
     yield Row(model, "reference", "as it was trained", model, model)
@@ -158,6 +161,7 @@ ROWS |= dict(
         ("stage1", "before stage 2", "toy_stage1"), ("ode", "before stage 1", "toy_ode"), *CONTEXT)])
 SHIPPED = ("table1_free", "table3_switched", "table4_switched")     # filmed with weights as they are
 
+# %% ../../nbs/backstage/evaluate/ablate.ipynb #ecf9d518
 def comparisons(table:str)->list: # [(better, worse, their names in the paper or `None`), ...]
     "What is compared, and in which direction"
     rows, out = ROWS[table], []
@@ -296,6 +300,7 @@ class Run:
         "Remember how many steps a kind takes"
         if kind not in (known := self.kinds()): save_text(self.folder/"steps.json", json.dumps(known | {kind: number}))
 
+# %% ../../nbs/backstage/evaluate/ablate.ipynb #34729800
 def start_run(
     folder, track:str="short",
     base=None,   # Folder of the single-shot base, or, when nothing is trained, of a packed toy; by default what ships
@@ -352,6 +357,7 @@ def make_stage(
     if job.kind == "forcing": return make_rival(run, name, seed)
     return make_student(run, name, seed)
 
+# %% ../../nbs/backstage/evaluate/ablate.ipynb #359fc044
 def make_rival(run:Run, name:str, seed:int): # A `Stage`
     "Scores by the base, which knows single shots"
     start = JOBS[name].after[-1]
@@ -374,6 +380,7 @@ def make_student(run:Run, name:str, seed:int): # A `Stage`
     pairs = run.pairs("next_pairs", seed) if job.options.get("anchor", True) else None
     return shotstream_stage(name, student, critic, models, source, run.machine, pairs)
 
+# %% ../../nbs/backstage/evaluate/ablate.ipynb #70db78d0
 def make_pairs(run:Run, name:str, seed:int):
     "Trajectories of the teacher, or of the base"
     track, single, folder = run.track, name == "single_pairs", run.job_folder(name, seed)
@@ -393,6 +400,7 @@ class ShortShots:
     def provenance(self)->dict: return dict(self.data.provenance, shots="next", frames=str(self.frames))
     def batch(self, generator, n:int, frames:int): return self.data.batch(generator, n, self.frames)
 
+# %% ../../nbs/backstage/evaluate/ablate.ipynb #d080d096
 def train_job(run:Run, name:str, seed:int):
     "One job to its end, or on from where it stopped"
     if run.done(name, seed): return
@@ -414,6 +422,7 @@ def lengths_of(row:Row, size:Size)->list: # Frames of every shot
     like = dict(teacher="shotstream", student="shotstream", one_clip="self_forcing").get(row.film, row.film)
     return film_frames(SYSTEMS[like], latents)
 
+# %% ../../nbs/backstage/evaluate/ablate.ipynb #f4c81ff1
 @torch.no_grad()
 def through_codec(vae, story)->torch.Tensor: # (f, h, w, 3) uint8
     "Renders as systems decode that lay all shots on one axis: a latent's frames lean on those before a cut"
@@ -432,6 +441,7 @@ def switched(
     def no_history(context, table, text): return shoot(*drop_history(context, table), text)
     return dict(target_caption=target_caption, no_history=no_history).get(switch, shoot)
 
+# %% ../../nbs/backstage/evaluate/ablate.ipynb #4fb190e9
 @torch.no_grad()
 def film_row(
     run:Run, row:Row, model,
@@ -454,6 +464,7 @@ def film_row(
     shots = film_next_shots(shoot, run.models, text, latents, row.rule)
     return torch.cat([decode_frames(run.models.vae, z)[0].cpu() for z in shots])
 
+# %% ../../nbs/backstage/evaluate/ablate.ipynb #53cc0e59
 SCENE = ("sky", "sun", "hills", "prop_1", "prop_2")
 
 def _read_shots(film, story, classifier): # (shots, what is read in each, which captioned attributes are right)
@@ -495,6 +506,7 @@ def score_shots(
                 hero_kept=[_alike(read, HERO, [(0, k)] if k else []) for k in range(len(shots))],
                 flat_share=[flat_share(s).item() for s in shots])
 
+# %% ../../nbs/backstage/evaluate/ablate.ipynb #ad97398c
 def paper_scorer(classifier): # `scorer(film, story)` -> {column: number or NaN}
     "The paper's columns by the toy's extractors, in prompted shots, and `score_film`"
     extractors = toy_extractors(classifier)
@@ -534,6 +546,7 @@ def measure_row(
     save_text(file, json.dumps(out))
     return out
 
+# %% ../../nbs/backstage/evaluate/ablate.ipynb #ac2027de
 def clock_of(device): # `clock()` -> seconds
     "On one thread the processor's own time, which does not see who else uses the machine"
     return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
@@ -650,6 +663,7 @@ def shot_by_shot(
         return [point(shot) for shot in torch.tensor(rows).unbind(2)]
     return {column: curve(column) for column in measured[0]["by_shot"][0]}
 
+# %% ../../nbs/backstage/evaluate/ablate.ipynb #ba736020
 def summary(run:Run, table:str, seeds:int, measured:dict, seconds:float)->dict: # JSON-able
     "Everything that was found, and how"
     names = [*next(iter(measured.values()))[0]["values"][0]]
@@ -677,6 +691,7 @@ def command(table, seeds, track, minutes, options): # As a person would type it;
     if "rows" in options: said["rows"] = " ".join(options["rows"])
     return f"shotstream ablate {table} " + " ".join(f"--{k} {v}" for k, v in said.items() if v is not None)
 
+# %% ../../nbs/backstage/evaluate/ablate.ipynb #ea0e7a1e
 def ablate(
     # "table1", "table3", "table4", or "relatives": six more systems. Or, with weights as they are: "table1_free", other
     # systems' policies over ShotStream's student; "table3_switched" and "table4_switched", what is switched as it films

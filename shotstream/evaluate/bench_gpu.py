@@ -353,6 +353,7 @@ def gpu_suite(
                      value=ms/dict(all_in=run["shot_ms"]["p50"], transformer=mid["cached"])[what], noise=noise,
                      **scaled) for what, ms in theirs.items()])
 
+# %% ../../nbs/backstage/evaluate/bench_gpu.ipynb #ec7c80c0
 def gpu_summary(
     result:dict, # Of `gpu_suite`
 )->str:

@@ -301,6 +301,7 @@ class StoryRow:
         return dict(values={k: known(v) for k, v in self.values.items()}, notes=dict(self.notes),
                     pairs={k: [known(v) for v in x] for k, x in self.pairs.items()}, cuts=self.cuts)
 
+# %% ../../nbs/backstage/evaluate/metrics.ipynb #8d60d1f4
 def _prompted_shots(spans, wanted):
     "For each span the prompted shot that it overlaps most"
     def overlap(a, b): return min(a[1], b[1]) - max(a[0], b[0])
@@ -319,6 +320,7 @@ def comparable(
     return dict(everything, inter_subject=pairs_of(len(spans), share_cast),
                 inter_background=pairs_of(len(spans), share_place))
 
+# %% ../../nbs/backstage/evaluate/metrics.ipynb #5364b3bc
 def _similarities(shots, extractors, column, pairs):
     eye = extractors.need(_NEEDS[column], column)
     if column == "inter_semantic": return semantic_pairs(shots, eye, pairs)
@@ -349,6 +351,7 @@ def _row(film, story, extractors, names, detected, fps):
         except ValueError as e: values[name], notes[name] = math.nan, str(e)
     return StoryRow(values, notes, pairs, cuts)
 
+# %% ../../nbs/backstage/evaluate/metrics.ipynb #f0b586c8
 def columns(
     films,                  # (f, h, w, 3) uint8 each, or a list of shots; all of one height and width
     stories,                # As many `Story`s or `Script`s; a film has as many frames as its shots ask for
@@ -377,6 +380,7 @@ def columns(
     with torch.no_grad():
         return [_row(f, s, extractors, names, shots == "detected", fps) for f, s in jobs]
 
+# %% ../../nbs/backstage/evaluate/metrics.ipynb #e1aae0ec
 def summary(
     rows,              # From `columns`
     draws:int=500,

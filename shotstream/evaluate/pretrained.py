@@ -147,6 +147,7 @@ class RtDetr:
         boxes = torch.cat([middle-half, middle+half], -1)
         return [b[sure > self.threshold] for b, sure in zip(boxes, found[..., 4])]
 
+# %% ../../nbs/backstage/evaluate/pretrained.ipynb #a6876c0a
 @dataclass(frozen=True)
 class Yolo:
     "Frames -> boxes, by YOLO of package ultralytics, as in the paper"
@@ -165,6 +166,7 @@ class Yolo:
         return [self.model.predict(f.flip(-1).numpy(), conf=self.threshold, verbose=False)[0].boxes.xyxy.float().cpu()
                 for f in frames]
 
+# %% ../../nbs/backstage/evaluate/pretrained.ipynb #bdff0155
 @dataclass(frozen=True)
 class Sam2Segmenter:
     "A `Segmenter`: SAM 2 cuts out what a detector found"

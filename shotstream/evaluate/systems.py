@@ -6,8 +6,8 @@
 __all__ = ['TEXTS', 'PLACES', 'CUTS', 'OBJECTIVES', 'TOGETHER', 'CHUNKS', 'SYSTEMS', 'TABLE_1', 'schedule_matrix', 'Schedule',
            'ShotRope', 'same_shot', 'openings', 'shot_or_first_frame', 'shot_or_openings', 'Mask', 'side_by_side',
            'own_and_general', 'rotated_text', 'route_text', 'CachePolicy', 'CacheBook', 'FilmCache', 'Card', 'System',
-           'film_table', 'Filming', 'keyframes', 'memory_bank', 'memory_table', 'film_with_memory', 'film_next_shots',
-           'by_chunks', 'film_frames', 'captions_of', 'film_story']
+           'film_table', 'FilmCalls', 'Filming', 'keyframes', 'memory_bank', 'memory_table', 'film_with_memory',
+           'film_next_shots', 'by_chunks', 'film_frames', 'captions_of', 'film_story']
 
 # %% ../../nbs/backstage/evaluate/systems.ipynb #2adac210
 import math
@@ -426,9 +426,9 @@ def film_table(
     return FrameTable(row(shot), row(position), row(shot), row(torch.ones(len(shot))),
                       row(torch.ones(len(shot), dtype=torch.bool)), row(torch.tensor(chunks)))
 
-# %% ../../nbs/backstage/evaluate/systems.ipynb #9627c502
-class Filming:
-    "A film in the making, of b stories at once: `run` makes it"
+# %% ../../nbs/backstage/evaluate/systems.ipynb #7dfdbbdf
+class FilmCalls:
+    "A film in the making, of b stories at once: what its calls of the model need"
     def __init__(self,
         model, system:System,
         table:FrameTable,  # (b, f) from `film_table`
@@ -483,6 +483,9 @@ class Filming:
         self.cache.ask(numbers)
         write_clean_kv(self.model, self.cache, film[:, numbers].detach(), rows, self.read, self.system.rope.phi)
 
+# %% ../../nbs/backstage/evaluate/systems.ipynb #9627c502
+class Filming(FilmCalls):
+    "A film in the making, of b stories at once: `run` makes it"
     def before(self, chunk:int):
         "Before the first step of a chunk that leads: is there a cut, is the cache full?"
         start, stop = self.spans[chunk]

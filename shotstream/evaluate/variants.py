@@ -90,6 +90,7 @@ class VariantTransformer(ShotTransformer):
         side = past.transpose(1, 2).flatten(1, 2)[:, :, None]                                  # b cz 1 h w
         return torch.cat([new, side.expand(-1, -1, new.shape[2], -1, -1)], 1)
 
+# %% ../../nbs/backstage/evaluate/variants.ipynb #c72d3594
 def make_variant(
     model:ShotTransformer, # Starts with its weights; what is new starts with zeros
     **choices,             # Of `CHOICES`
@@ -216,6 +217,7 @@ class FilmLoss(nn.Module):
         asked = sigma > 0
         return ((error*asked).sum(1)/asked.sum(1)).mean(), {}
 
+# %% ../../nbs/backstage/evaluate/variants.ipynb #84e7aebb
 class SystemFilms:
     "Films of a system by its own policy, and one shot of each for the scores: single shots know nothing of others"
     def __init__(self, system:System, models:Models, data:FilmDataset, size:Size, single:bool=False):
@@ -254,6 +256,7 @@ class SystemFilms:
                     phi=self.system.rope.phi).sample.transpose(1, 2)
         return to_x0(xt, v, sigma)
 
+# %% ../../nbs/backstage/evaluate/variants.ipynb #f970cc54
 class FilmCriticLoss(nn.Module):
     "The critic learns what shots of these films look like"
     def __init__(self, critic, student, films:SystemFilms):
@@ -314,6 +317,7 @@ def next_shot_stage(
                        probe=ProbeLoss(network) if probe else None, **more)
     return flow_stage(name, loss, network, machine, **options)
 
+# %% ../../nbs/backstage/evaluate/variants.ipynb #356279fd
 class ForcingStage(NetworkStage):
     "A critic and a student, three turns to one (§4.2)"
     def __init__(self,
@@ -338,6 +342,7 @@ class ForcingStage(NetworkStage):
     def state_dict(self): return self.source.state_dict() if self.source else {}
     def load_state_dict(self, state): self.source.load_state_dict(state) if self.source else None
 
+# %% ../../nbs/backstage/evaluate/variants.ipynb #f6a6bd0f
 class ShortHistory(TrueHistory):
     "Stage 1 in shots of one length"
     def __init__(self, models, data, size:Size): self.models, self.data, self.size = models, data, size

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED', 'PUBLISHED_TRAINING', 'toy_student', 'without_lora', 'Film', 'shot_noise', 'teacher_shots',
-           'student_shots', 'LoadedPipeline', 'StoryInputs', 'as_output', 'one_of', 'check_settings',
+           'student_shots', 'LoadedPipeline', 'StoryInputs', 'as_output', 'one_of', 'check_settings', 'FilmParts',
            'ShotStreamPipeline', 'ASSETS', 'check_card']
 
 # %% ../../nbs/13_pipeline.ipynb #7515d9e3
@@ -375,6 +375,18 @@ class StoryInputs:
                 "guidance is built into the student and cannot be changed: "
                 "guidance_scale and the like need teacher=True")
 
+    def check_call_settings(self, script:Script, teacher:bool, settings:dict):
+        "Complain (`InputError`, `TypeError`) about settings and pictures that this story or this model cannot have"
+        if teacher and any(s.image is not None for s in script.shots):
+            raise InputError("image: only the student begins with a picture, the teacher cannot")
+        if teacher and (unknown := settings.keys() - {"rule", "budget"}):
+            raise TypeError(f"{', '.join(sorted(unknown))}: the teacher takes rule, budget and steps")
+        if unknown := settings.keys() - asdict(Settings()).keys():
+            raise InputError(f"unknown argument {sorted(unknown)[0]!r}; help(pipe.__call__) lists all that there are")
+        for k, f in Settings().but(**settings).pinned:
+            if k >= len(script.shots) or f >= script.shots[k].frames:
+                raise InputError(f"pinned: this story has no frame {f} of shot {k}, both counted from 0")
+
 # %% ../../nbs/13_pipeline.ipynb #2a019fa3
 def as_output(
     shots:list,     # (f, h, w, 3) uint8 tensors, or latents (1, f, z, h, w)
@@ -414,8 +426,71 @@ def check_settings(
     if not isinstance(given["negative_prompt"], str):
         raise InputError(f"negative_prompt: a text, got {shown(given['negative_prompt'])}")
 
+# %% ../../nbs/13_pipeline.ipynb #af66be78
+class FilmParts(StoryInputs, LoadedPipeline):
+    "Noise and callbacks that a `ShotStreamPipeline` is given, and the film that comes out"
+    _progress_bar_config:dict; latent_shape:Callable; progress_bar:Callable; set_progress_bar_config:Callable
+
+    def noise_of(self,
+        lengths:list,              # Latents of every shot
+        size:tuple,                # Height and width in pixels
+        generator, latents, noise, # As in `__call__`
+    ):
+        "What `shot_noise` takes, checked. `InputError` for other shapes, and for noise that is said twice"
+        shots = len(lengths)
+        if sum(x is not None for x in (generator, latents, noise)) > 1 and noise is not None:
+            raise InputError("noise says everything about noise: leave generator and latents empty")
+        generators = generator if isinstance(generator, list|tuple) else [generator]*shots
+        latents = [None]*shots if latents is None else latents if isinstance(latents, list|tuple) else [latents]
+        every = [] if callable(noise) or noise is None else noise
+        if not isinstance(every, list|tuple): raise InputError(f"noise: a list or a function, got {shown(noise)}")
+        for name, given in (("generator", generators), ("latents", latents), ("noise", every or generators)):
+            if len(given) != shots: raise InputError(f"{name}: one for each of {shots} shots, got {len(given)}")
+        if strange := [g for g in generators if not (g is None or isinstance(g, torch.Generator))]:
+            raise InputError(f"generator: a torch.Generator, got {shown(strange[0])}")
+        for f, z in zip(lengths, latents):
+            if z is not None: check_noise(z, (1, f, *self.latent_shape(size)), "latents")
+        for f, n in zip(lengths, every):
+            if torch.is_tensor(n): check_noise(n, (1, f, *self.latent_shape(size)))
+            noise_source(n)                              # complains about what is none
+        if all(g is None for g in generators) and all(z is None for z in latents): return noise
+        return [z if g is None else g if z is None else noise_source(z, g) for g, z in zip(generators, latents)]
+
+    def step_caller(self, callback, names):
+        """diffusers' `callback_on_step_end`, as our samplers call it: `on_step(i, sigma, latents)` -> latents.
+        `InputError` if it cannot be called, or does not return a dict"""
+        if callback is None: return None
+        if not callable(callback): raise InputError(f"callback_on_step_end: a function, got {shown(callback)}")
+        count = iter(range(10**9))
+        def on_step(i, sigma, latents):
+            out = callback(self, next(count), 1000*sigma, {name: latents for name in names})
+            if not isinstance(out, dict|None):
+                raise InputError(f"callback_on_step_end: returns a dict, got {shown(out)}")
+            return check_noise((out or {}).get("latents", latents), latents.shape, "callback_on_step_end: latents")
+        return on_step
+
+    def collect(self,
+        parts,          # (shot, frames, latents) as they come
+        script:Script, output_type:str, progress:bool|None,
+    )->Film:
+        "Put parts together, with the time and a bar"
+        shots, ends, first, start = [[] for _ in script.shots], [0.]*len(script.shots), 0., time.perf_counter()
+        before = self._progress_bar_config
+        if progress is not None: self.set_progress_bar_config(**{**before, "disable": not progress})
+        frames = sum(s.frames for s in script.shots)
+        bar = self.progress_bar(total=frames)          # pyright: ignore[reportCallIssue] (diffusers' decorator)
+        self.set_progress_bar_config(**before)
+        with bar:
+            for k, video, z in parts:
+                shots[k].append(z if output_type == "latent" else video)
+                ends[k] = time.perf_counter() - start
+                first = first or ends[k]
+                bar.update(len(video))
+        shots, frames = as_output([torch.cat(s, 1 if output_type == "latent" else 0) for s in shots], output_type)
+        return Film(shots, script, [b-a for a, b in zip([0., *ends], ends)], first, frames)
+
 # %% ../../nbs/13_pipeline.ipynb #94997be8
-class ShotStreamPipeline(StoryInputs, LoadedPipeline):
+class ShotStreamPipeline(FilmParts):
     """Films stories shot by shot: `ShotStreamPipeline.from_pretrained("toy")(story)`.
 
     The toy models and Wan2.1 are the same classes; a folder has the layout of every diffusers pipeline. `transformer`
@@ -583,15 +658,7 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
         seed = whole("seed", first(seed, script.seed), 0, 2**53)
         noise = self.noise_of([1 + (s.frames-1)//4 for s in script.shots], size, generator, latents, noise)
         on_step = self.step_caller(callback_on_step_end, callback_on_step_end_tensor_inputs)
-        if teacher and any(s.image is not None for s in script.shots):
-            raise InputError("image: only the student begins with a picture, the teacher cannot")
-        if teacher and (unknown := settings.keys() - {"rule", "budget"}):
-            raise TypeError(f"{', '.join(sorted(unknown))}: the teacher takes rule, budget and steps")
-        if unknown := settings.keys() - asdict(Settings()).keys():
-            raise InputError(f"unknown argument {sorted(unknown)[0]!r}; help(pipe.__call__) lists all that there are")
-        for k, f in Settings().but(**settings).pinned:   # complains before any time is spent
-            if k >= len(script.shots) or f >= script.shots[k].frames:
-                raise InputError(f"pinned: this story has no frame {f} of shot {k}, both counted from 0")
+        self.check_call_settings(script, teacher, settings)
         if teacher:
             self.warn_of_size(size)                          # a stream does so itself
             n = whole("steps of the teacher", first(steps, config.teacher_steps), 1, 1000)
@@ -607,64 +674,6 @@ class ShotStreamPipeline(StoryInputs, LoadedPipeline):
         self.maybe_free_model_hooks()
         # a tuple only for those who ask for it, as in diffusers
         return film if return_dict else (film.frames,)          # pyright: ignore[reportReturnType]
-
-    def noise_of(self,
-        lengths:list,              # Latents of every shot
-        size:tuple,                # Height and width in pixels
-        generator, latents, noise, # As in `__call__`
-    ):
-        "What `shot_noise` takes, checked. `InputError` for other shapes, and for noise that is said twice"
-        shots = len(lengths)
-        if sum(x is not None for x in (generator, latents, noise)) > 1 and noise is not None:
-            raise InputError("noise says everything about noise: leave generator and latents empty")
-        generators = generator if isinstance(generator, list|tuple) else [generator]*shots
-        latents = [None]*shots if latents is None else latents if isinstance(latents, list|tuple) else [latents]
-        every = [] if callable(noise) or noise is None else noise
-        if not isinstance(every, list|tuple): raise InputError(f"noise: a list or a function, got {shown(noise)}")
-        for name, given in (("generator", generators), ("latents", latents), ("noise", every or generators)):
-            if len(given) != shots: raise InputError(f"{name}: one for each of {shots} shots, got {len(given)}")
-        if strange := [g for g in generators if not (g is None or isinstance(g, torch.Generator))]:
-            raise InputError(f"generator: a torch.Generator, got {shown(strange[0])}")
-        for f, z in zip(lengths, latents):
-            if z is not None: check_noise(z, (1, f, *self.latent_shape(size)), "latents")
-        for f, n in zip(lengths, every):
-            if torch.is_tensor(n): check_noise(n, (1, f, *self.latent_shape(size)))
-            noise_source(n)                              # complains about what is none
-        if all(g is None for g in generators) and all(z is None for z in latents): return noise
-        return [z if g is None else g if z is None else noise_source(z, g) for g, z in zip(generators, latents)]
-
-    def step_caller(self, callback, names):
-        """diffusers' `callback_on_step_end`, as our samplers call it: `on_step(i, sigma, latents)` -> latents.
-        `InputError` if it cannot be called, or does not return a dict"""
-        if callback is None: return None
-        if not callable(callback): raise InputError(f"callback_on_step_end: a function, got {shown(callback)}")
-        count = iter(range(10**9))
-        def on_step(i, sigma, latents):
-            out = callback(self, next(count), 1000*sigma, {name: latents for name in names})
-            if not isinstance(out, dict|None):
-                raise InputError(f"callback_on_step_end: returns a dict, got {shown(out)}")
-            return check_noise((out or {}).get("latents", latents), latents.shape, "callback_on_step_end: latents")
-        return on_step
-
-    def collect(self,
-        parts,          # (shot, frames, latents) as they come
-        script:Script, output_type:str, progress:bool|None,
-    )->Film:
-        "Put parts together, with the time and a bar"
-        shots, ends, first, start = [[] for _ in script.shots], [0.]*len(script.shots), 0., time.perf_counter()
-        before = self._progress_bar_config
-        if progress is not None: self.set_progress_bar_config(**{**before, "disable": not progress})
-        frames = sum(s.frames for s in script.shots)
-        bar = self.progress_bar(total=frames)          # pyright: ignore[reportCallIssue] (diffusers' decorator)
-        self.set_progress_bar_config(**before)
-        with bar:
-            for k, video, z in parts:
-                shots[k].append(z if output_type == "latent" else video)
-                ends[k] = time.perf_counter() - start
-                first = first or ends[k]
-                bar.update(len(video))
-        shots, frames = as_output([torch.cat(s, 1 if output_type == "latent" else 0) for s in shots], output_type)
-        return Film(shots, script, [b-a for a, b in zip([0., *ends], ends)], first, frames)
 
 # %% ../../nbs/13_pipeline.ipynb #0dbcf913
 diffusers.ShotStreamPipeline = ShotStreamPipeline

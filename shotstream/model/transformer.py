@@ -6,7 +6,7 @@
 __all__ = ['BACKENDS', 'patchify', 'unpatchify', 'frame_times', 'embed_times', 'modulate', 'attend', 'attention_backend',
            'split_heads', 'keys_values', 'self_attention', 'token_mask', 'caption_kv', 'cross_attention',
            'ShotAttnProcessor', 'block_forward', 'block_prefill', 'ShotBlock', 'CacheUpdate', 'allow_sizes',
-           'cpu_options', 'check_wan_config', 'refuse_hooks', 'FramesOnly', 'ShotTransformer']
+           'cpu_options', 'check_wan_config', 'refuse_hooks', 'FramesOnly', 'ThroughBlocks', 'ShotTransformer']
 
 # %% ../../nbs/10_transformer.ipynb #824eb676
 from contextlib import nullcontext
@@ -356,8 +356,80 @@ class FramesOnly(WanTransformer3DModel):
         raise NotImplementedError(
             "queries, keys and values are computed apart, because a KV cache needs keys and values without queries")
 
+# %% ../../nbs/10_transformer.ipynb #99c6f083
+class ThroughBlocks(StrictLoading, FramesOnly):
+    "What a `ShotTransformer` does with tokens and captions, block after block"
+    config:Any                                     # With attributes, as diffusers makes it
+
+    def through_blocks(self,
+        x:Tensor,                      # (b, f, n, d) tokens
+        text,                          # For every block, captions or their keys and values
+        time, caption,                 # See `block_forward`
+        angles:tuple,                  # From `rope_angles`
+        mask:Tensor|list|None, cache,  # See `self_attention` (a list: one per block) and `forward`
+        num_context:int|None=0,        # So many frames at the front have no output; `None`: none has, fill the cache
+    )->Tensor|None:                    # (b, f - num_context, n, d); `None` without an output
+        "All blocks, one after the other"
+        angles, key_angles = angles
+        again = torch.is_grad_enabled() and self.gradient_checkpointing
+        for i, (block, text_kv) in enumerate(zip(self.blocks, text)):
+            update, last = None if cache is None else CacheUpdate(cache, i), i == len(self.blocks)-1
+            if last and num_context is None:
+                return block(x, None, time, angles, update=update, key_angles=key_angles, predict=False)
+            watch = cache.watch if cache is not None and cache.watched == i else None
+            reads = caption[:, num_context:] if last and num_context else caption
+            seen = mask[i] if isinstance(mask, list) else mask
+            args = x, text_kv, time, angles, reads, seen, update, key_angles, watch
+            x = self._gradient_checkpointing_func(block, *args) if again else block(*args)
+        return x
+
+    def rope_angles(self, table, cache, rows:int, columns:int, phi:float)->tuple:
+        "Angles of the query tokens; and of all keys that the cache will show, if it keeps pre-RoPE ones (else `None`)"
+        own, seen = (table, None) if cache is None else cache.begin_step(table)
+        turn = lambda t: video_angles(t.position, t.shot, rows, columns, self.config.attention_head_dim, phi)
+        return turn(own), None if seen is None else turn(seen)
+
+    def encode_text_kv(self,
+        text:Tensor, # (b, s, l, d) captions
+    )->list:         # For every block: (b, s, l, d) keys and values
+        "Read captions once; `forward` takes the result in their place"
+        # a call of the model: offloading brings the weights here for it too
+        return self(None, encoder_hidden_states=text)
+
+    def read_captions(self, text:Tensor)->list:
+        "What `encode_text_kv` does, inside the model's call"
+        text = self.condition_embedder.text_embedder(text)
+        return [block(None, text) for block in self.blocks]
+
+    def check(self,
+        latents:Tensor, # (b, c, f, h, w)
+        text, table, num_context:int=0, # See `forward`
+    )->tuple:           # The table (plain Wan's if there is none), and the captions for every block
+        "Do they all fit together? `ValueError` says what does not"
+        b, _, f, h, w = latents.shape
+        pt, ph, pw = self.config.patch_size
+        if pt != 1: raise ValueError("a latent frame must be one row: patch_size[0] must be 1")
+        if h % ph or w % pw: raise ValueError(f"latents of {h} x {w} cannot be cut into patches of {ph} x {pw}")
+        if not 0 <= num_context < f:
+            raise ValueError(f"{f} frames, num_context={num_context}: at least one frame must have an output")
+        if text is None: raise ValueError("encoder_hidden_states: give a caption; zeros say nothing")
+        if torch.is_tensor(text):
+            text = self.condition_embedder.text_embedder(text[:, None] if text.ndim == 3 else text)
+            text = [text]*len(self.blocks)
+        stories, captions = (text[0] if torch.is_tensor(text[0]) else text[0][0]).shape[:2]
+        if stories != b: raise ValueError(f"captions for {stories} stories, latents of {b}")
+        if table is None: table = single_shot_table(b, f, device=latents.device)
+        if table.shape != (b, f):
+            raise ValueError(
+                f"the frame table has shape {tuple(table.shape)}, the latents are {b} stories of {f} frames")
+        # on a GPU, looking would mean waiting
+        if table.caption.device.type == "cpu" and table.caption.max() >= captions:
+            raise ValueError(
+                f"a frame reads caption {int(table.caption.max())}, there are {captions} (numbered from 0)")
+        return table, text
+
 # %% ../../nbs/10_transformer.ipynb #6b37a1c8
-class ShotTransformer(StrictLoading, FramesOnly):
+class ShotTransformer(ThroughBlocks):
     """Wan's video transformer, reading a frame table. Same state dict as `WanTransformer3DModel`, and same output when
     no table is given.
 
@@ -422,46 +494,6 @@ class ShotTransformer(StrictLoading, FramesOnly):
             x = from_v_prediction(noisy, x.transpose(1, 2), t/1000).transpose(1, 2)
         return Transformer2DModelOutput(sample=x) if return_dict else (x,)
 
-    def through_blocks(self,
-        x:Tensor,                      # (b, f, n, d) tokens
-        text,                          # For every block, captions or their keys and values
-        time, caption,                 # See `block_forward`
-        angles:tuple,                  # From `rope_angles`
-        mask:Tensor|list|None, cache,  # See `self_attention` (a list: one per block) and `forward`
-        num_context:int|None=0,        # So many frames at the front have no output; `None`: none has, fill the cache
-    )->Tensor|None:                    # (b, f - num_context, n, d); `None` without an output
-        "All blocks, one after the other"
-        angles, key_angles = angles
-        again = torch.is_grad_enabled() and self.gradient_checkpointing
-        for i, (block, text_kv) in enumerate(zip(self.blocks, text)):
-            update, last = None if cache is None else CacheUpdate(cache, i), i == len(self.blocks)-1
-            if last and num_context is None:
-                return block(x, None, time, angles, update=update, key_angles=key_angles, predict=False)
-            watch = cache.watch if cache is not None and cache.watched == i else None
-            reads = caption[:, num_context:] if last and num_context else caption
-            seen = mask[i] if isinstance(mask, list) else mask
-            args = x, text_kv, time, angles, reads, seen, update, key_angles, watch
-            x = self._gradient_checkpointing_func(block, *args) if again else block(*args)
-        return x
-
-    def rope_angles(self, table, cache, rows:int, columns:int, phi:float)->tuple:
-        "Angles of the query tokens; and of all keys that the cache will show, if it keeps pre-RoPE ones (else `None`)"
-        own, seen = (table, None) if cache is None else cache.begin_step(table)
-        turn = lambda t: video_angles(t.position, t.shot, rows, columns, self.config.attention_head_dim, phi)
-        return turn(own), None if seen is None else turn(seen)
-
-    def encode_text_kv(self,
-        text:Tensor, # (b, s, l, d) captions
-    )->list:         # For every block: (b, s, l, d) keys and values
-        "Read captions once; `forward` takes the result in their place"
-        # a call of the model: offloading brings the weights here for it too
-        return self(None, encoder_hidden_states=text)
-
-    def read_captions(self, text:Tensor)->list:
-        "What `encode_text_kv` does, inside the model's call"
-        text = self.condition_embedder.text_embedder(text)
-        return [block(None, text) for block in self.blocks]
-
     def compile_blocks(self, **options)->"ShotTransformer":
         "What happens inside a block, compiled once for all and outside of hooks; `options` as in `torch.compile`"
         if not options and self.device.type == "cpu": options = dict(options=cpu_options())
@@ -469,30 +501,3 @@ class ShotTransformer(StrictLoading, FramesOnly):
         compute:Any = torch.compile(block_forward, **options)
         for block in self.blocks: block.compute = compute
         return self
-
-    def check(self,
-        latents:Tensor, # (b, c, f, h, w)
-        text, table, num_context:int=0, # See `forward`
-    )->tuple:           # The table (plain Wan's if there is none), and the captions for every block
-        "Do they all fit together? `ValueError` says what does not"
-        b, _, f, h, w = latents.shape
-        pt, ph, pw = self.config.patch_size
-        if pt != 1: raise ValueError("a latent frame must be one row: patch_size[0] must be 1")
-        if h % ph or w % pw: raise ValueError(f"latents of {h} x {w} cannot be cut into patches of {ph} x {pw}")
-        if not 0 <= num_context < f:
-            raise ValueError(f"{f} frames, num_context={num_context}: at least one frame must have an output")
-        if text is None: raise ValueError("encoder_hidden_states: give a caption; zeros say nothing")
-        if torch.is_tensor(text):
-            text = self.condition_embedder.text_embedder(text[:, None] if text.ndim == 3 else text)
-            text = [text]*len(self.blocks)
-        stories, captions = (text[0] if torch.is_tensor(text[0]) else text[0][0]).shape[:2]
-        if stories != b: raise ValueError(f"captions for {stories} stories, latents of {b}")
-        if table is None: table = single_shot_table(b, f, device=latents.device)
-        if table.shape != (b, f):
-            raise ValueError(
-                f"the frame table has shape {tuple(table.shape)}, the latents are {b} stories of {f} frames")
-        # on a GPU, looking would mean waiting
-        if table.caption.device.type == "cpu" and table.caption.max() >= captions:
-            raise ValueError(
-                f"a frame reads caption {int(table.caption.max())}, there are {captions} (numbered from 0)")
-        return table, text

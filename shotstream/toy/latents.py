@@ -6,8 +6,8 @@
 __all__ = ['BUDGET', 'RECIPE', 'ENCODED', 'HISTORY_COLUMNS', 'history_spans', 'context_picks', 'needed_singles', 'encode_story',
            'latent_counts', 'train_story', 'codec_hash', 'LatentCache', 'next_shot_example', 'collate', 'loss_weights',
            'shot_weights', 'encode_groups', 'frame_groups', 'index_stories', 'Queue', 'Batch', 'encode_ids',
-           'batch_generator', 'history_rows', 'write_shard', 'read_shard', 'read_cached_shard', 'LatentShards',
-           'LatentDataset']
+           'batch_generator', 'history_rows', 'write_shard', 'read_shard', 'read_cached_shard', 'ShardFiles',
+           'LatentShards', 'LatentDataset']
 
 # %% ../../nbs/backstage/toy/latents.ipynb #468b0cea
 import hashlib
@@ -81,6 +81,7 @@ def codec_hash(
                       + value.detach().cpu().half().contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]
 
+# %% ../../nbs/backstage/toy/latents.ipynb #37b3b62c
 class LatentCache:
     """Encoded stories in shards of 32, in memory and on disk; a file's name says what it was made from: world, codec,
     size of the shard and `RECIPE`"""
@@ -375,38 +376,11 @@ def read_cached_shard(
         join = lambda name: torch.cat([flat[f"{j}.{name}"] for j in range(len(stories))])
         return dict(latents=join("shots"), stills=join("singles"))
 
-# %% ../../nbs/backstage/toy/latents.ipynb #c4f1d12a
-class LatentShards:
-    """Encoded stories on the device where training happens: filmed there, and the oldest forgotten when memory is full.
-    `InputError` if memory holds no shard"""
-    def __init__(self,
-        vae:ToyVAE,              # On the device where latents shall be
-        tokenizer=None,          # By default the toy world's
-        folder=None,             # Keep shards in this folder; `None`: film them again next time
-        shard_size:int=32,       # Stories per shard; shard i holds `train_story` of i*shard_size and those after
-        max_stories:int=24000,   # In memory; more push out the oldest shards
-        rank:int=0, world:int=1, # Of `world` processes this one takes shards rank, rank+world, ...
-        rule:str="published",    # Which frames shots look back at, see `context_frames`; another rule, another folder
-    ):
-        if max_stories < shard_size:
-            raise InputError(f"max_stories={max_stories} holds no shard of {shard_size} stories")
-        self.vae, self.tokenizer = vae, tokenizer or toy_tokenizer()
-        self.device, self.shard_size = vae.device, shard_size
-        self.max_stories, self.rank, self.world, self.next_shard = max_stories, rank, world, rank
-        self.provenance = dict(world=world_hash(), codec=codec_hash(vae), stories=str(shard_size), recipe=RECIPE)
-        self.rule = rule
-        if rule != "published": self.provenance["context"] = rule
-        self.folder = None if folder is None else Path(folder)
-        if self.folder: self.folder.mkdir(parents=True, exist_ok=True)
-        self.nothing = self.tokenizer([""], padding="max_length", return_tensors="pt").input_ids[0]
-        self.clear()
-
-    def __len__(self): return len(self.shards)*self.shard_size
-    def clear(self):
-        "Forget all stories"
-        # shards: [(number, index, table, latents, stills)]
-        self.shards, self.index, self.table, self.odds = [], None, None, {}
-        self.latents, self.stills = Queue(self.device), Queue(self.device)
+# %% ../../nbs/backstage/toy/latents.ipynb #9b91e340
+class ShardFiles:
+    "How a shard of `LatentShards` is made, or found in its folder"
+    vae:ToyVAE; tokenizer:object; device:torch.device; folder:Path|None; provenance:dict; rule:str; shard_size:int
+    latents:Queue; stills:Queue; shards:list
 
     def path(self, i:int): # Of shard `i`
         made = f"{self.provenance['world']}-{self.provenance['codec']}"
@@ -460,6 +434,39 @@ class LatentShards:
         if len(tensors["latents"]) < len(z) or (tensors["latents"][:len(z)] - z).abs().max() > .05:
             raise InputError("made by another codec: use another folder, or delete it", path)
         return tensors
+
+# %% ../../nbs/backstage/toy/latents.ipynb #c4f1d12a
+class LatentShards(ShardFiles):
+    """Encoded stories on the device where training happens: filmed there, and the oldest forgotten when memory is full.
+    `InputError` if memory holds no shard"""
+    def __init__(self,
+        vae:ToyVAE,              # On the device where latents shall be
+        tokenizer=None,          # By default the toy world's
+        folder=None,             # Keep shards in this folder; `None`: film them again next time
+        shard_size:int=32,       # Stories per shard; shard i holds `train_story` of i*shard_size and those after
+        max_stories:int=24000,   # In memory; more push out the oldest shards
+        rank:int=0, world:int=1, # Of `world` processes this one takes shards rank, rank+world, ...
+        rule:str="published",    # Which frames shots look back at, see `context_frames`; another rule, another folder
+    ):
+        if max_stories < shard_size:
+            raise InputError(f"max_stories={max_stories} holds no shard of {shard_size} stories")
+        self.vae, self.tokenizer = vae, tokenizer or toy_tokenizer()
+        self.device, self.shard_size = vae.device, shard_size
+        self.max_stories, self.rank, self.world, self.next_shard = max_stories, rank, world, rank
+        self.provenance = dict(world=world_hash(), codec=codec_hash(vae), stories=str(shard_size), recipe=RECIPE)
+        self.rule = rule
+        if rule != "published": self.provenance["context"] = rule
+        self.folder = None if folder is None else Path(folder)
+        if self.folder: self.folder.mkdir(parents=True, exist_ok=True)
+        self.nothing = self.tokenizer([""], padding="max_length", return_tensors="pt").input_ids[0]
+        self.clear()
+
+    def __len__(self): return len(self.shards)*self.shard_size
+    def clear(self):
+        "Forget all stories"
+        # shards: [(number, index, table, latents, stills)]
+        self.shards, self.index, self.table, self.odds = [], None, None, {}
+        self.latents, self.stills = Queue(self.device), Queue(self.device)
 
     def add(self,
         n_stories:int,           # At least so many more; whole shards

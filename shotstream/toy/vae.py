@@ -85,6 +85,7 @@ def _refuse_training(net, inputs):
 
 LATENT_SIDE = 8   # Height and width of the toy's latent frames: 64 pixels, eight to one
 
+# %% ../../nbs/04_vae.ipynb #d788afb9
 class ToyVAE(StrictLoading, ModelMixin, ConfigMixin):
     """Causal video autoencoder with diffusers' interface: 4x in time, 8x in space.
 

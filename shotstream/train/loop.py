@@ -6,7 +6,7 @@
 __all__ = ['LAUNCHER', 'seed_of', 'Draw', 'Player', 'Stage', 'follow_launcher', 'bf16_is_faster', 'Machine', 'start_machine',
            'learning_rate', 'TrainingStopped', 'TrainingFailed', 'save_checkpoint', 'save_text', 'check_tensorboard',
            'summary_writer', 'load_checkpoint', 'check_disk', 'FolderLock', 'WorkClock', 'own_random', 'TrainerState',
-           'Trainer', 'in_processes']
+           'TrainerSteps', 'TrainerReports', 'Trainer', 'in_processes']
 
 # %% ../../nbs/backstage/train/loop.ipynb #d956796c
 import errno, hashlib, json, logging, os, random, shutil, signal, sys, threading, time
@@ -347,10 +347,9 @@ class TrainerState:
         self.stage.load_state_dict(old["own"])
         self.step, self.spent, self.log, self.skipped = (old[k] for k in ("step", "spent", "log", "skipped"))
 
-# %% ../../nbs/backstage/train/loop.ipynb #00a1644a
-class Trainer(TrainerState):
-    """Runs a `Stage` by the clock or by a count of steps, on any device, in one process or many; stops and goes on
-    anywhere"""
+# %% ../../nbs/backstage/train/loop.ipynb #543d45bc
+class TrainerSteps(TrainerState):
+    "One step of a `Trainer`, and what the processes agree on after it"
     def draw(self, turn:int=0, micro:int=0)->Draw:
         "The random numbers of one loss"
         names = self.seed, self.step, turn, micro
@@ -397,6 +396,9 @@ class Trainer(TrainerState):
             mine = [everybody[0, 0].item(), everybody[:, 1].max().item()]
         self.spent, self.stop = mine[0], int(mine[1])
 
+# %% ../../nbs/backstage/train/loop.ipynb #228192d2
+class TrainerReports(TrainerSteps):
+    "What a `Trainer` says and keeps between steps"
     def report(self):
         "A line in the log, made with average weights"
         means = {k: [torch.as_tensor(r[k],
@@ -432,6 +434,10 @@ class Trainer(TrainerState):
             self.save()
         except WriteError as e: logging.getLogger("shotstream").warning("%s; the training goes on", e)
 
+# %% ../../nbs/backstage/train/loop.ipynb #00a1644a
+class Trainer(TrainerReports):
+    """Runs a `Stage` by the clock or by a count of steps, on any device, in one process or many; stops and goes on
+    anywhere"""
     @contextmanager
     def listening(self):
         "Ctrl-C, SIGTERM and a closed terminal end the run after this step; a second Ctrl-C at once"

@@ -68,6 +68,7 @@ def python_random(draw)->random.Random:
     "This process's numbers for code that draws with `random`"
     return random.Random(torch.randint(2**62, (), generator=draw.own, device=draw.own.device).item())
 
+# %% ../../nbs/backstage/train/recipes.ipynb #de995213
 class CodecLoss(nn.Module):
     "Reconstruction, with latents slightly wrong: the decoder must forgive small errors of the teacher"
     def __init__(self, vae, batch=6):
@@ -190,6 +191,7 @@ class ToyRun:
     def network(self, name:str)->ShotTransformer:
         return load_transformer(self.folder/name/"transformer").to(self.machine.device)
 
+# %% ../../nbs/backstage/train/recipes.ipynb #54a6a1cd
 def same_settings(folder:Path, settings:dict):
     "A folder holds one making: stages of a rehearsal must not be taken for the real ones (`InputError`)"
     file = folder/"settings.json"
@@ -224,6 +226,7 @@ def _made(folder:Path)->str|None: # 12 hexadecimal digits; `None` if there is no
         digest.update(f"{file.relative_to(folder)} {file.stat().st_size} ".encode() + data)
     return digest.hexdigest()[:12] if files else None
 
+# %% ../../nbs/backstage/train/recipes.ipynb #299f85eb
 def write_origin(run:ToyRun, name:str):
     "Note what a stage is made from, or complain (`InputError`) that it was begun with something else"
     if not NEEDS.get(name) or not run.accelerator.is_main_process: return
@@ -246,6 +249,7 @@ def check_origin(run:ToyRun, name:str):
         raise InputError(f"made from another {' and '.join(changed)} than is there now: delete it, and it will be made "
                          f"again", run.folder/name)
 
+# %% ../../nbs/backstage/train/recipes.ipynb #94a39021
 def start_toy(
     folder,                 # Everything is kept here; the same call goes on from what is there
     minutes:float|None=None, steps:int|None=None, # Of the whole recipe, or steps of every stage
@@ -297,6 +301,7 @@ def take_over(run:ToyRun, name:str):
     text_encoder = load_text_encoder(run.folder/name/"text_encoder")
     run.models = replace(run.models, text_encoder=text_encoder, teacher=run.network(name)).frozen(run.machine.device)
 
+# %% ../../nbs/backstage/train/recipes.ipynb #0dd3a663
 def make_teacher(run:ToyRun):
     "The next shot given the past"
     if not run.done("teacher"):
@@ -306,6 +311,7 @@ def make_teacher(run:ToyRun):
         run.train(stage, cool=.6)
     take_over(run, "teacher")
 
+# %% ../../nbs/backstage/train/recipes.ipynb #ae656227
 def make_pairs(run:ToyRun):
     "Trajectories of the teacher"
     long = dict(pairs=8) if run.steps else run.length("pairs")
@@ -327,6 +333,7 @@ def make_ode(run:ToyRun):
     if run.done("ode"): return
     run.train(OdeStage(run.models, pairs_of(run), run.machine, run.folder/"ode", options=run.options))
 
+# %% ../../nbs/backstage/train/recipes.ipynb #9a7aaa7b
 def make_stage1(run:ToyRun):
     "Self-forcing inside a shot"
     if run.done("stage1"): return

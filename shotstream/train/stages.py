@@ -175,6 +175,7 @@ class TeacherLoss(nn.Module):
         loss = loss + self.probe_weight*(1 - draw.part)*(past + new)
         return loss, dict(probe_past=past.detach(), probe_new=new.detach())
 
+# %% ../../nbs/backstage/train/stages.ipynb #65ac4b4b
 class NextShotLoss(TeacherLoss):
     "The same, given the past; now and then single shots, where the caption alone says whose colour is whose"
     singles = 3                                           # Of so many batches one is of single shots; 0: none is
@@ -334,6 +335,7 @@ def generate_ode_pairs(
         bar.update(batch*machine.processes if pairs else round(clock.spent) - bar.n)
     return len(list(folder.glob("*.safetensors")))*batch
 
+# %% ../../nbs/backstage/train/stages.ipynb #838b5eb4
 def weights_hash(model)->str: # 12 hexadecimal digits
     "Of all weights, in the precision they are in"
     digest = hashlib.sha256()
@@ -349,6 +351,7 @@ def check_provenance(path:Path, provenance:dict):
         raise InputError(f"made with {wrong}, not {({k: provenance[k] for k in wrong})}: delete this folder, or use "
                          f"another", path)
 
+# %% ../../nbs/backstage/train/stages.ipynb #9a984592
 def ode_pairs(models, data, machine, n, seed, sampling, options)->dict: # Of tensors
     "One batch of trajectories"
     shared, cpu = random.Random(seed), torch.Generator().manual_seed(seed)
@@ -363,6 +366,7 @@ def ode_pairs(models, data, machine, n, seed, sampling, options)->dict: # Of ten
     return dict(context=batch.context.half(), states=states.half(), text=text.half(), target=batch.target.half(),
                 **rows)
 
+# %% ../../nbs/backstage/train/stages.ipynb #95519b38
 class OdePairs:
     "The files of `generate_ode_pairs`, in memory. `InputError` if there are none, or one is damaged"
     def __init__(self, folder, device="cpu"):
