@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['COMPARISONS', 'LABELS', 'QUESTIONS', 'COLUMNS', 'noise_of', 'with_student', 'choose_pipe', 'plan', 'side_by_side',
-           'blind_labels', 'read_answers', 'wilson', 'Rate', 'selection_rates', 'rates_table', 'as_film', 'Study',
-           'Clips', 'ABPanel', 'StudyPanel']
+           'blind_labels', 'read_answers', 'wilson', 'Rate', 'selection_rates', 'rates_table', 'as_film', 'film_mark',
+           'Study', 'Clips', 'ABPanel', 'StudyPanel']
 
 # %% ../../nbs/backstage/app/study.ipynb #40cf178e
-import csv, html, io, random, string, threading
+import csv, hashlib, html, io, random, string, threading
 from pathlib import Path
 from typing import NamedTuple
 import ipywidgets as W
@@ -117,7 +117,7 @@ QUESTIONS = {
 }
 
 # %% ../../nbs/backstage/app/study.ipynb #6a33fbfe
-COLUMNS = ("rater", "item", "question", "label", "system", "chosen")
+COLUMNS = ("rater", "item", "question", "label", "system", "film", "chosen")
 
 def read_answers(
     path, # CSV from `Study.to_csv`
@@ -128,15 +128,16 @@ def read_answers(
     text = read_text(path, what="a table of answers")
     try: header, *lines = [*csv.reader(io.StringIO(text, newline=""), strict=True)] or [[]]
     except csv.Error as e: raise InputError(f"not a table of answers: {e}", path) from None
-    if tuple(header) != COLUMNS:
+    columns = tuple(header)
+    if columns not in (COLUMNS, tuple(c for c in COLUMNS if c != "film")):     # the first studies did not name films
         raise InputError(f"not a table of answers: its columns are {', '.join(COLUMNS)}, got "
                          f"{shown(', '.join(header), 100)}", path)
     rows = []
     for n, line in enumerate(lines, 2):
-        row = dict(zip(COLUMNS, line))
+        row = dict.fromkeys(COLUMNS, "") | dict(zip(columns, line))
         number = row.get("item", "")
-        if len(line) != len(COLUMNS) or not number.isdecimal() or len(number) > 9 or row["chosen"] not in ("0", "1"):
-            raise InputError(f"row {n}: a row has {len(COLUMNS)} values, \"item\" is a number, \"chosen\" is "
+        if len(line) != len(columns) or not number.isdecimal() or len(number) > 9 or row["chosen"] not in ("0", "1"):
+            raise InputError(f"row {n}: a row has {len(columns)} values, \"item\" is a number, \"chosen\" is "
                              f"0 or 1, got {shown(str(line), 100)}", path)
         rows.append(row | {"item": int(row["item"]), "chosen": int(row["chosen"])})
     return rows
@@ -193,6 +194,19 @@ def as_film(
         raise ValueError(f"a film is (f, h, w, 3) uint8, got {tuple(film.shape)} {film.dtype}")
     return film
 
+def film_mark(
+    film, # As in `as_film`
+)->str:   # 12 hexadecimal digits
+    "Which film it is: a hash of its file, or of its frames. `MissingFile`, `ValueError` as in `as_film`"
+    if isinstance(film, (str, Path)):
+        if not Path(film).is_file(): raise MissingFile("no such film", film)
+        digest = hashlib.sha256()
+        with open(film, "rb") as f:
+            while block := f.read(1 << 20): digest.update(block)
+        return digest.hexdigest()[:12]
+    frames = as_film(film).cpu().contiguous()
+    return hashlib.sha256(f"{tuple(frames.shape)}".encode() + frames.numpy().tobytes()).hexdigest()[:12]
+
 # %% ../../nbs/backstage/app/study.ipynb #3a1ea2dd
 class Study:
     """The blind study of §5.2: every item shows one film of each system, under shuffled labels. `ValueError` for fewer
@@ -222,6 +236,7 @@ class Study:
         rng = random.Random(f"{seed} {rater}")
         self.order = rng.sample(range(self.items), self.items)
         self.key = dict(zip(self.order, blind_labels(self.systems, self.items, rng)))   # item -> {label: system}
+        self.marks = {}                                                                  # (system, item) -> `film_mark`
         if self.path and self.path.exists(): self.rows = self.checked(read_answers(self.path), self.path)
 
     @classmethod
@@ -239,11 +254,17 @@ class Study:
         write_text(path, text.getvalue())
 
     def checked(self, rows, path):
-        "Rows of this very study. `ValueError` if they are another's"
-        wanted = sorted((self.rater, i, q, label,
-                         s) for i in {r["item"] for r in rows} & {*self.key} for q in self.questions for label,
-                         s in self.key[i].items())
-        if sorted(tuple(r[c] for c in COLUMNS[:-1]) for r in rows) == wanted: return rows
+        "Rows of this very study, about these very films. `ValueError` if they are another's"
+        asked = {r["item"] for r in rows} & {*self.key}
+        wanted = sorted((self.rater, i, q, label, s)
+                        for i in asked for q in self.questions for label, s in self.key[i].items())
+        if sorted(tuple(r[c] for c in COLUMNS[:5]) for r in rows) == wanted:
+            new = lambda r: r["film"] != self.mark(r["system"], r["item"])
+            if other := {(r["system"], r["item"]) for r in rows if r["film"] and new(r)}:
+                names = ", ".join(f"{system}'s film {item}" for system, item in sorted(other))
+                raise ValueError(f"{path}: answers about other films than these: {shown(names, 200)}; give this study "
+                                 f"another file")
+            return rows
         names = lambda column, known: ", ".join(sorted({r[column] for r in rows} - set(known)))
         if strange := names("system", self.systems):
             raise ValueError(f"{path}: unknown system {strange}; this study has {', '.join(self.systems)}")
@@ -251,6 +272,11 @@ class Study:
             raise ValueError(f"{path}: holds answers of {others}, not of {self.rater!r}; give every rater an own file")
         raise ValueError(f"{path}: belongs to a study with another seed, other items or other questions, or rows were "
                          f"lost; give this study another file")
+
+    def mark(self, system:str, item:int)->str:
+        "`film_mark` of one film, made once"
+        if (system, item) not in self.marks: self.marks[system, item] = film_mark(self.films[system][item])
+        return self.marks[system, item]
 
     @property
     def done(self)->list: # Of items
@@ -280,7 +306,8 @@ class Study:
         strange = {label for labels in choices.values() for label in labels} - set(self.key[item])
         if strange:
             raise ValueError(f"unknown label {', '.join(sorted(strange))}; there are {', '.join(self.key[item])}")
-        rows = [dict(rater=self.rater, item=item, question=q, label=label, system=s, chosen=int(label in choices[q]))
+        rows = [dict(rater=self.rater, item=item, question=q, label=label, system=s, film=self.mark(s, item),
+                     chosen=int(label in choices[q]))
                 for q in self.questions for label, s in self.key[item].items()]
         self.rows = [r for r in self.rows if r["item"] != item] + rows
         self.mine.add(item)

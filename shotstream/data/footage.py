@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from .script import FPS, MAX_FRAMES, MAX_SHOTS, inside, load_script, parse_script, read_json
 from .video import film_writer, frames_of, open_film, upright
 from ..model.checks import check_fps, check_size, number, whole
-from ..model.files import FULL, InputError, foreign, named, read_text, shown
+from ..model.files import FULL, FolderLock, InputError, foreign, named, read_text, shown
 from ..model.files import write_json, write_tensors, write_text
 
 # %% ../../nbs/backstage/data/footage.ipynb #6115e230
@@ -433,7 +433,8 @@ def prepare(
 )->Prepared:
     """Films -> captioned clips in ShotStream's published format, `clips.csv`. Stop and start again as you like.
 
-    A film that cannot be used costs one line of the report. `InputError`: folders or settings that cannot be;
+    A film that cannot be used costs one line of the report. `InputError`: folders or settings that cannot be, and a
+    folder in which somebody else prepares films just now;
     `WriteError`: the disk is full, what is finished stays, and the same call goes on"""
     folder, output = Path(folder), Path(output)
     settings = ClipSettings(**kwargs)
@@ -445,6 +446,8 @@ def prepare(
     maker = ClipMaker(output, settings, caption, vae, codec_mark(vae))
     made, skipped, kept = [], [], []
     films, bad = _films(folder)
+    lock = FolderLock(output/"done", "`prepare`")
+    lock.take()
     try:
         for film in tqdm(films, unit="film", disable=not progress):
             try:
@@ -455,7 +458,9 @@ def prepare(
                 if getattr(e, "errno", None) in FULL: raise
                 bad[film.name] = _reason(e, film)
                 if _read_note(output, _note(maker, film)): kept.append(film.name)
-    finally: _write_csv(output)
+    finally:
+        try: _write_csv(output)
+        finally: lock.release()
     return Prepared(output/"clips.csv", made, skipped, bad, tuple(kept))
 
 def _reason(error, film): # In one line, without the film's own path: the report says it

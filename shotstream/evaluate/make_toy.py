@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'MAKERS', 'ALONE', 'evaluate_toy', 'refitted', 'filming_settings', 'save_pipeline', 'stage_summary',
-           'make_pipeline', 'train_toy']
+           'make_pipeline', 'is_made', 'train_toy']
 
 # %% ../../nbs/backstage/evaluate/make_toy.ipynb #05d09b2c
 import copy, json
@@ -96,6 +96,10 @@ MAKERS = dict(text=make_text, base=make_base, teacher=make_teacher, pairs=make_p
               refit=make_refit, pipeline=make_pipeline)   # in this order
 ALONE = dict(codec=make_codec, classifier=make_classifier)
 
+def is_made(run:ToyRun, name:str)->bool:
+    "Is there nothing left to do for a stage? `InputError` if it was made from something else than what is there now"
+    return (run.folder/name/"card.json").exists() if name == "pipeline" else run.done(name)
+
 def train_toy(
     run:ToyRun,
     # One of `MAKERS` or `ALONE`: what comes before it is there already, and it may take all the minutes
@@ -105,7 +109,11 @@ def train_toy(
     `ValueError` if the stage before a single one is missing"""
     if only in ALONE: ALONE[only](run)
     for name, make in {} if only in ALONE else MAKERS.items():
-        if only in (None, name): make(run)
+        if only in (None, name):
+            if run.progress and run.accelerator.is_main_process and (run.folder/name).exists() and is_made(run, name):
+                print(f"{name}: finished before, and kept; to make it again, delete {run.folder/name} and what came "
+                      f"after it", flush=True)
+            make(run)
         elif not run.done(name):
             raise ValueError(f"{only} comes after {name}, and {run.folder} has no {name}: `shotstream train {name}` "
                              f"first")

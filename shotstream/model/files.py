@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LINE', 'SCREEN', 'FULL', 'MARKS', 'shown', 'quoted', 'named', 'InputError', 'MissingFile', 'WriteError', 'foreign',
            'read_text', 'json_problem', 'check_target', 'whole_file', 'write_whole', 'write_text', 'write_json',
-           'write_tensors']
+           'write_tensors', 'FolderLock']
 
 # %% ../../nbs/backstage/model/files.ipynb #03133f53
 import errno, hashlib, json, os, reprlib, shutil, stat, threading, time
@@ -239,3 +239,46 @@ def write_tensors(path, tensors:dict, metadata:dict|None=None):
             number = errno.ENOSPC if "os error 28" in str(e) else errno.EIO
             raise OSError(number, shown(str(e), 160)) from e
     write_whole(path, write)
+
+# %% ../../nbs/backstage/model/files.ipynb #d5504dd7
+class FolderLock:
+    "Held by one process at a time, and given back when the process ends, however it ends"
+    held = {}                                                # In this process: {folder: file descriptor}
+    def __init__(self, folder, work:str="training"): # `work`: what is done in the folder, in a word
+        self.path, self.work = Path(folder).resolve()/".lock", work
+
+    def take(self):
+        "Hold the folder, or say who does (`InputError`)"
+        if self.path in self.held: return                    # taken before, in this very process
+        while True:
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            try: _lock(file)
+            except BlockingIOError:
+                owner = os.read(file, 20).decode(errors="replace")
+                os.close(file)
+                raise InputError(f"another {self.work} works in {named(self.path.parent)} (process "
+                                 f"{shown(owner) or '?'}): wait for it, stop it, or choose another folder") from None
+            except OSError: pass                             # a disk that has no locks
+            try: same = os.path.samestat(os.fstat(file), os.stat(self.path))
+            except FileNotFoundError: same = False
+            if same: break
+            os.close(file)                                   # its last owner removed it meanwhile
+        os.ftruncate(file, 0)
+        os.write(file, str(os.getpid()).encode())
+        self.held[self.path] = file
+
+    def release(self):
+        "Give it back; nothing happens if it is not held"
+        file = self.held.pop(self.path, None)
+        if file is None: return
+        try: self.path.unlink(missing_ok=True)
+        except OSError: pass
+        os.close(file)
+
+def _lock(file): # `BlockingIOError` if another process has it
+    try: import fcntl
+    except ImportError:                                      # Windows
+        import msvcrt
+        try: msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except OSError: raise BlockingIOError from None
+    else: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

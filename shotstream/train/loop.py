@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LAUNCHER', 'seed_of', 'Draw', 'Player', 'Stage', 'follow_launcher', 'bf16_is_faster', 'Machine', 'start_machine',
            'learning_rate', 'TrainingStopped', 'TrainingFailed', 'save_checkpoint', 'save_text', 'check_tensorboard',
-           'summary_writer', 'load_checkpoint', 'check_disk', 'FolderLock', 'WorkClock', 'own_random', 'TrainerState',
-           'TrainerSteps', 'TrainerReports', 'Trainer', 'in_processes']
+           'summary_writer', 'load_checkpoint', 'check_disk', 'WorkClock', 'own_random', 'TrainerState', 'TrainerSteps',
+           'TrainerReports', 'Trainer', 'in_processes']
 
 # %% ../../nbs/backstage/train/loop.ipynb #d956796c
 import errno, hashlib, json, logging, os, random, shutil, signal, sys, threading, time
@@ -23,7 +23,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 from tqdm.auto import tqdm
 from ..model.checks import number, whole
-from ..model.files import WriteError, foreign, shown, whole_file, write_text
+from ..model.files import FolderLock, WriteError, foreign, shown, whole_file, write_text
 
 # %% ../../nbs/backstage/train/loop.ipynb #672654a3
 def seed_of(*names)->int: # In [0, 2**63)
@@ -199,45 +199,6 @@ def check_disk(folder:Path, players:dict):
     if free < need:
         raise TrainingFailed(f"{folder} has {free/1e6:.0f} MB free, checkpoints need {need/1e6:.0f} MB: free some, or "
                              f"choose another folder")
-
-# %% ../../nbs/backstage/train/loop.ipynb #d5504dd7
-class FolderLock:
-    "Held by one process at a time, and given back when the process ends, however it ends"
-    held = {}                                                # In this process: {folder: file descriptor}
-    def __init__(self, folder): self.path = Path(folder).resolve()/".lock"
-    def take(self):
-        "Hold the folder, or say who does (`TrainingFailed`)"
-        if self.path in self.held: return                    # an earlier trainer of this very process
-        while True:
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-            try: _lock(file)
-            except BlockingIOError:
-                owner = os.read(file, 20).decode(errors="replace")
-                os.close(file)
-                raise TrainingFailed(f"another training works in {self.path.parent} (process {shown(owner) or '?'}): "
-                                     f"wait for it, stop it, or choose another folder") from None
-            except OSError: pass                             # a disk that has no locks
-            try: same = os.path.samestat(os.fstat(file), os.stat(self.path))
-            except FileNotFoundError: same = False
-            if same: break
-            os.close(file)                                   # its last owner removed it meanwhile
-        os.ftruncate(file, 0)
-        os.write(file, str(os.getpid()).encode())
-        self.held[self.path] = file
-    def release(self):
-        file = self.held.pop(self.path, None)
-        if file is None: return
-        try: self.path.unlink(missing_ok=True)
-        except OSError: pass
-        os.close(file)
-
-def _lock(file): # `BlockingIOError` if another process has it
-    try: import fcntl
-    except ImportError:                                      # Windows
-        import msvcrt
-        try: msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-        except OSError: raise BlockingIOError from None
-    else: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 # %% ../../nbs/backstage/train/loop.ipynb #66b17ffb
 class WorkClock:

@@ -29,12 +29,12 @@ from shotstream.train.stages import (
     Models, OdePairs, OdeStage, OwnHistory, PairSettings, RefitStage, SIZES, SelfForcingStage, TeacherStage, TextStage,
     ToySize, TrueHistory, for_device, generate_ode_pairs, load_text_encoder, load_transformer,
     toy_models)
-from .loop import FolderLock, Machine, Player, Stage, Trainer, save_text, start_machine
+from .loop import Machine, Player, Stage, Trainer, save_text, start_machine
 from ..model.transformer import ShotTransformer
 from ..toy.world import draw_story, world_hash
 from ..data.script import read_json
 from ..model.checks import choice
-from ..model.files import InputError, foreign
+from ..model.files import FolderLock, InputError, foreign
 
 # %% ../../nbs/backstage/train/recipes.ipynb #21d86104
 def long_shot(

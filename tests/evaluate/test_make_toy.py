@@ -18,7 +18,8 @@ from shotstream.toy.world import world_hash
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     "A run whose stages only write down that they were made"
-    run = SimpleNamespace(folder=tmp_path, calls=[], finished=set())
+    run = SimpleNamespace(folder=tmp_path, calls=[], finished=set(), progress=True,
+                          accelerator=SimpleNamespace(is_main_process=True))
     def maker(name): return lambda run: (run.calls.append(name), run.finished.add(name))
     for table in (MAKERS, ALONE):
         for name in table: monkeypatch.setitem(table, name, maker(name))
@@ -42,6 +43,17 @@ def test_one_stage_takes_over_what_came_before(run):
     run.calls.clear()
     train_toy(run, "codec")
     assert run.calls == ["codec"]
+
+
+def test_what_is_kept_is_said(run, capsys):
+    train_toy(run, "text")
+    assert not capsys.readouterr().out
+    (run.folder/"text").mkdir()
+    (run.folder/"pipeline").mkdir()
+    (run.folder/"pipeline"/"card.json").write_text("{}")
+    train_toy(run)
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in said] == ["text", "pipeline"] and all("delete" in line for line in said)
 
 
 def test_a_stage_in_a_few_numbers(tmp_path):
