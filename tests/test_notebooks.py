@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from kernels import KERNELS
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +31,8 @@ def test_notebook(path):
     exercises = with_solutions(nb)
     # the latter wait for a person
     nb.cells = [c for c in nb.cells if "nbdev_export()" not in c.source and not c.source.startswith("#| eval: false")]
-    client = NotebookClient(nb, timeout=300, kernel_name="python3", resources={"metadata": {"path": path.parent}})
+    client = NotebookClient(nb, timeout=300, kernel_name="python3", resources={"metadata": {"path": path.parent}},
+                            kernel_manager_class=KERNELS)
     # not in this process: nbdev-export does nothing under IN_TEST
     client.execute(env={**os.environ, "IN_TEST": "1", "OMP_NUM_THREADS": "1"})
     printed = "".join(o.get("text", "") for c in nb.cells if c.cell_type == "code" for o in c.outputs)
