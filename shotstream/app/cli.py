@@ -169,6 +169,11 @@ def evaluate(args):
     _check_steps(args)
     torch.set_num_threads(1)
     pipe = ShotStreamPipeline.from_pretrained(args.model)
+    if not pipe.is_toy:
+        raise InputError(f"--model {shown(args.model)}: only films of the toy world can be judged, whose truth is "
+                         f"known")
+    if args.teacher and pipe.teacher is None:
+        raise InputError(f"--teacher: there is none in {shown(args.model)}; the toy's has one: --model toy")
     classifier = AttributeClassifier.from_pretrained(ASSETS/"classifier").float().eval()
     log.info("%d unseen stories of five shots" if args.films else
              "%d unseen shots, filmed with their own past, with none, and with another story's", args.n)

@@ -47,8 +47,9 @@ from ..model.files import write_json, write_text, write_whole
 from ..data.script import FPS, Script, ShotPrompt, contact_sheet, save_script, write_video
 from ..data.video import write_picture
 from ..generate.components import ShotComponents, shot_seed
-from ..generate.stream import (
-    Frames, History, PromptSwitch, RunningShot, Settings, ShotRequest, ContextFrames, Stream, check_caption)
+from shotstream.generate.stream import (
+    Frames, History, PromptSwitch, RunningShot, Settings, ShotRequest, ContextFrames, Stream, check_caption,
+    length_in_latents)
 from ..model.pixels import as_frame
 
 # %% ../../nbs/20_director.ipynb #7e668bb2
@@ -944,6 +945,9 @@ class DirectorState(FolderTaker):
         pipe:ShotComponents, caption:str="", seed:int=0, folder=None, ahead:int=3, paced:bool=False, # See `Director`
         size=None, **settings,
     ):
+        if not isinstance(pipe, ShotComponents):
+            raise InputError(f"a director works with a ShotStreamPipeline, got {shown(pipe)}: from_pretrained loads "
+                             f"one")
         self.pipe, self.caption, self.settings = pipe, check_caption(caption), Settings().but(**settings)
         self.size = pipe.check_size(size or pipe.config.size)
         seed = check_seed(seed)
@@ -1257,13 +1261,15 @@ class DirectorRequests(Worker):
     def next_shot(self,
         prompt:str,              # What happens
         when:str="end",          # "end": after all that wait; "now": cut to it, and forget what waits
-        latents:int=9,           # Length; 1 + 4(latents-1) frames
+        latents:int|None=None,   # Length in latent frames, 9 by default; 1 + 4(latents-1) frames
         seed:int|None=None,      # `shot_seed` of the story's seed and the shot's number, if there is none
         image=None,              # The shot's first frame: a picture as `as_frame` takes it
+        num_frames:int|None=None, # Length in frames, 1 + 4k, instead of `latents`
     ):
-        "Ask for a shot. `InputError` for a prompt that cannot be filmed"
+        "Ask for a shot, as `Stream.next_shot`. `InputError` for what cannot be filmed"
         choice("when", when, ("end", "now"), "switch_prompt() changes the prompt inside the running shot")
-        request = ShotRequest(prompt, latents, seed, caption=self.caption, settings=self.settings,
+        request = ShotRequest(prompt, length_in_latents(latents, num_frames), seed, caption=self.caption,
+                              settings=self.settings,
                               image=None if image is None else as_frame(image, self.size))
         self.pipe.check(request.caption, prompt)
         with self._changing() as timeline: timeline.ask(request, when == "now")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMPARISONS', 'LABELS', 'QUESTIONS', 'COLUMNS', 'noise_of', 'with_student', 'choose_pipe', 'plan', 'side_by_side',
-           'blind_labels', 'read_answers', 'wilson', 'Rate', 'selection_rates', 'rates_table', 'as_film', 'film_mark',
+           'blind_labels', 'read_answers', 'wilson', 'Rate', 'selection_rates', 'rates_table', 'as_film', 'film_hash',
            'Study', 'Clips', 'ABPanel', 'StudyPanel']
 
 # %% ../../nbs/backstage/app/study.ipynb #40cf178e
@@ -194,7 +194,7 @@ def as_film(
         raise ValueError(f"a film is (f, h, w, 3) uint8, got {tuple(film.shape)} {film.dtype}")
     return film
 
-def film_mark(
+def film_hash(
     film, # As in `as_film`
 )->str:   # 12 hexadecimal digits
     "Which film it is: a hash of its file, or of its frames. `MissingFile`, `ValueError` as in `as_film`"
@@ -236,7 +236,7 @@ class Study:
         rng = random.Random(f"{seed} {rater}")
         self.order = rng.sample(range(self.items), self.items)
         self.key = dict(zip(self.order, blind_labels(self.systems, self.items, rng)))   # item -> {label: system}
-        self.marks = {}                                                                  # (system, item) -> `film_mark`
+        self.hashes = {}                                                                # (system, item) -> `film_hash`
         if self.path and self.path.exists(): self.rows = self.checked(read_answers(self.path), self.path)
 
     @classmethod
@@ -259,7 +259,7 @@ class Study:
         wanted = sorted((self.rater, i, q, label, s)
                         for i in asked for q in self.questions for label, s in self.key[i].items())
         if sorted(tuple(r[c] for c in COLUMNS[:5]) for r in rows) == wanted:
-            new = lambda r: r["film"] != self.mark(r["system"], r["item"])
+            new = lambda r: r["film"] != self.hash_of(r["system"], r["item"])
             if other := {(r["system"], r["item"]) for r in rows if r["film"] and new(r)}:
                 names = ", ".join(f"{system}'s film {item}" for system, item in sorted(other))
                 raise ValueError(f"{path}: answers about other films than these: {shown(names, 200)}; give this study "
@@ -273,10 +273,10 @@ class Study:
         raise ValueError(f"{path}: belongs to a study with another seed, other items or other questions, or rows were "
                          f"lost; give this study another file")
 
-    def mark(self, system:str, item:int)->str:
-        "`film_mark` of one film, made once"
-        if (system, item) not in self.marks: self.marks[system, item] = film_mark(self.films[system][item])
-        return self.marks[system, item]
+    def hash_of(self, system:str, item:int)->str:
+        "`film_hash` of one film, made once"
+        if (system, item) not in self.hashes: self.hashes[system, item] = film_hash(self.films[system][item])
+        return self.hashes[system, item]
 
     @property
     def done(self)->list: # Of items
@@ -306,7 +306,7 @@ class Study:
         strange = {label for labels in choices.values() for label in labels} - set(self.key[item])
         if strange:
             raise ValueError(f"unknown label {', '.join(sorted(strange))}; there are {', '.join(self.key[item])}")
-        rows = [dict(rater=self.rater, item=item, question=q, label=label, system=s, film=self.mark(s, item),
+        rows = [dict(rater=self.rater, item=item, question=q, label=label, system=s, film=self.hash_of(s, item),
                      chosen=int(label in choices[q]))
                 for q in self.questions for label, s in self.key[item].items()]
         self.rows = [r for r in self.rows if r["item"] != item] + rows

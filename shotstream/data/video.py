@@ -19,7 +19,10 @@ def as_frames(frames): # (f, h, w, 3) uint8 array
     "The frames of a film as an array, or an `InputError`"
     with foreign("a film", "give (f, h, w, 3) uint8", "no array"): frames = np.asarray(frames)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
-        raise InputError(f"a film is (f, h, w, 3) uint8, got {frames.shape} {frames.dtype}")
+        how = ('; output_type="pt" gives it, floats in [0, 1] become it by (255*x).round().astype("uint8")'
+               if frames.dtype.kind == "f" else "")
+        got = f"{frames.shape} {frames.dtype}" if frames.ndim else shown(frames[()])
+        raise InputError(f"a film is (f, h, w, 3) uint8, got {got}{how}")
     return frames
 
 def as_strip(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ONE_AT_A_TIME', 'PARTS', 'check_card', 'no_bar', 'shot_seed', 'as_ours', 'find_folder', 'read_index',
-           'load_tokenizer', 'load_part', 'types_of', 'load_parts', 'check_parts', 'TextParts', 'VideoParts',
-           'ShotComponents']
+           'load_tokenizer', 'check_variant', 'load_part', 'types_of', 'load_parts', 'check_parts', 'TextParts',
+           'VideoParts', 'ShotComponents']
 
 # %% ../../nbs/backstage/generate/components.ipynb #149d4395
 import logging, re, threading
@@ -129,14 +129,25 @@ def load_tokenizer(
     return tokenizer
 
 # %% ../../nbs/backstage/generate/components.ipynb #6023623d
+def check_variant(folder:Path, variant:str|None):
+    "Weights are files `NAME.VARIANT.safetensors`: say which variants there are (`InputError`) if it is not this one"
+    names = [f.name.split(".") for f in sorted(folder.glob("*.safetensors"))]
+    there = {n[1].split("-")[0] if len(n) > 2 else None for n in names}
+    if there and variant not in there:
+        known = " or ".join(f"variant={v!r}" for v in sorted(v for v in there if v)) or "no variant"
+        raise InputError(f"no weights {'without a variant' if variant is None else f'of variant {variant!r}'}: give "
+                         f"{known}", folder)
+
 def load_part(
     folder:Path, name:str,
     dtype=torch.float32,
     # Of diffusers' `from_pretrained`: `variant`, `use_safetensors` (default here), `low_cpu_mem_usage`, `disable_mmap`
     **options,
 ):
-    "One part from its folder; transformers are always `ShotTransformer`s, whatever the folder's index says"
+    """One part from its folder; transformers are always `ShotTransformer`s, whatever the folder's index says.
+    `InputError` if it is there in another variant only"""
     if name == "tokenizer": return load_tokenizer(folder/name)
+    check_variant(folder/name, options.get("variant"))
     vae = folder/"vae"/"config.json"
     made_for_toy = vae.exists() and read_json(vae).get("_class_name") == "ToyVAE"
     # it subtracts frames
@@ -186,7 +197,12 @@ def load_parts(
 
 # %% ../../nbs/backstage/generate/components.ipynb #8184c31f
 def check_parts(vae, text_encoder, tokenizer, transformer, teacher=None):
-    "Complain (`InputError`) about parts that were not made for each other"
+    "Complain (`InputError`) about parts that are missing, are no models, or were not made for each other"
+    for name, model in dict(vae=vae, transformer=transformer).items():
+        if model is None: raise InputError(f"{name}: a pipeline cannot do without one")
+    for name, model in dict(vae=vae, text_encoder=text_encoder, transformer=transformer, teacher=teacher).items():
+        if model is not None and not hasattr(model, "config"):
+            raise InputError(f"{name}: a loaded model, got {shown(model)}; load it with its class's from_pretrained")
     for name, model in (("transformer", transformer), ("teacher", teacher)):
         if model is None: continue
         c = model.config
@@ -248,7 +264,11 @@ class TextParts:
         # Come to the device to read? Otherwise it reads where it rests: slower, on a device that has no room for it
         visits:bool=True,
     ):
-        "Let the text encoder wait in main memory: umT5-XXL is four times as heavy as the transformer"
+        """Let the text encoder wait in main memory: umT5-XXL is four times as heavy as the transformer. `InputError` if
+        it was released, and for what is not True or False"""
+        for name, value in dict(rests=rests, visits=visits).items():
+            if not isinstance(value, bool): raise InputError(f"{name}: True or False, got {shown(value)}")
+        if self.text_encoder is None: raise InputError("the text encoder was released: load the pipeline again")
         self.text_rests, self.text_visits = rests, visits
         self.text_encoder.to("cpu" if rests else self.device)
 

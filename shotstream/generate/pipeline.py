@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED', 'PUBLISHED_TRAINING', 'toy_student', 'without_lora', 'Film', 'shot_noise', 'teacher_shots',
-           'student_shots', 'LoadedPipeline', 'StoryInputs', 'as_output', 'one_of', 'check_settings', 'FilmParts',
-           'ShotStreamPipeline', 'ASSETS', 'check_card']
+           'student_shots', 'warn_of_stock', 'LoadedPipeline', 'StoryInputs', 'as_output', 'one_of', 'check_settings',
+           'Interrupted', 'FilmParts', 'ShotStreamPipeline', 'ASSETS', 'check_card']
 
 # %% ../../nbs/13_pipeline.ipynb #7515d9e3
-import inspect, time
+import inspect, logging, time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import islice
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +38,7 @@ from .student import STEPS, check_drawn, noise_source
 from .teacher import TOY_GUIDANCE, TOY_SAMPLING, TrainingOptions, sample_shot
 from ..model.transformer import ShotTransformer
 from ..model.checkpoints import merge_lora, read_checkpoint
-from ..model.checks import choice, number, whole
+from ..model.checks import check_seed, choice, number, whole
 from ..model.files import InputError, shown
 from ..model.weights import as_dtype, check_numbers
 from ..model.wan_vae import WanVAE
@@ -73,10 +75,10 @@ def without_lora(
 class Film(BaseOutput):
     """What a story became. `film[0]`, `film["frames"]` and `film.frames` are the same, as in every diffusers output.
 
-    Frames are what `output_type` said: "pt", a uint8 tensor (f, h, w, 3); "np", the same as an array; "pil", a list of
-    images;
-    "latent", (1, f, z, h, w) latents."""
-    shots: list            # Frames of every shot
+    Frames are what `output_type` said: "pt", a uint8 tensor (f, h, w, 3); "np", floats in [0, 1] of the same shape;
+    "pil", a list of images; "latent", (1, f, z, h, w) latents of all shots in a row, to be decoded shot by shot. There
+    is no batch: `film.frames` is what other video pipelines have in `frames[0]`."""
+    shots: list            # Frames of every shot; fewer than the script's if the call was interrupted
     script: Script
     seconds: list[float]   # How long every shot took to make
     first: float           # Seconds to the first frame
@@ -101,6 +103,10 @@ def shot_noise(
     def one(k, shape):
         generator = torch.Generator().manual_seed(shot_seed(seed, k))
         if noise is None: return generator
+        if callable(noise):
+            try: inspect.signature(noise).bind(k, shape)
+            except (TypeError, ValueError):
+                raise InputError(f"noise: a function of (shot number, shape), got {shown(noise)}") from None
         given = noise(k, shape) if callable(noise) else noise[k]
         return generator if given is None else noise_source(given, generator)
     return one
@@ -126,7 +132,7 @@ def teacher_shots(
             clean = pipe.encode(torch.stack([history[i][f] for i, f in picks]))
             table = next_shot_table([i for i, _ in picks], latents, k, device=pipe.device)
         else: # no past: zeros, seen under the first caption (published)
-            clean = torch.zeros(1, budget, *shape[2:], device=pipe.device)
+            clean = torch.zeros(1, budget, *shape[2:], device=pipe.device, dtype=torch.float32)
             table = first_shot_table(latents, budget, pipe.device)
         start = check_drawn(noise_source(noise(k, shape))(shape, 0, 0), shape).to(pipe.device)
         z = sample_shot(pipe.teacher, clean, table, text, sampling, guidance if picks else first, start, on_step)
@@ -147,7 +153,8 @@ def student_shots(
         latents = 1 + (shot.frames-1)//4
         given = None if noise is None else shot_noise(noise, seed)(k, (1, latents, *pipe.latent_shape(stream.size)))
         stream.next_shot(shot.caption, latents=latents, noise=given, image=shot.image)
-    return stream
+    # the stream's own end would prepare for a next prompt
+    return islice(stream, sum(1 + (s.frames-1)//4 for s in script.shots))
 
 # %% ../../nbs/13_pipeline.ipynb #53f8c3fe
 PUBLISHED = dict(shift=8., prompt_style="published", context_pixels="float", context_time="target",
@@ -167,6 +174,12 @@ PUBLISHED_TRAINING = TrainingOptions(
     cache_gradient="exit")
 
 # %% ../../nbs/13_pipeline.ipynb #27939460
+def warn_of_stock(name:str): # Of the class that the weights were saved with
+    "Say that these weights have learned neither context nor few steps; what they film is noise"
+    logging.getLogger("shotstream").warning(
+        "weights of a %s: they know no earlier shots, and need some fifty guided steps. Give ShotStream's own "
+        "(weights=... or transformer=...), or what is filmed will be noise; its scheduler is not used either", name)
+
 class LoadedPipeline(ShotComponents, DiffusionPipeline):
     "How a `ShotStreamPipeline` is loaded, moved, and made from other pipelines"
     @classmethod
@@ -190,6 +203,9 @@ class LoadedPipeline(ShotComponents, DiffusionPipeline):
         `MissingFile` (an `OSError`): the folder or the hub has nothing, or parts are missing. `InputError` (a
         `ValueError`): parts that are damaged or do not fit, weights of another toy world. `TypeError`: an argument that
         nobody knows. `NotImplementedError`: one of diffusers' that means nothing here."""
+        if kwargs.get("low_cpu_mem_usage") is False:
+            raise NotImplementedError("low_cpu_mem_usage=False: some weights stay float32, and diffusers loads such "
+                                      "models in the other way only: leave it out")
         if "device_map" in kwargs:
             raise NotImplementedError("device_map: load first, then pipe.to(device) or pipe.enable_model_cpu_offload()")
         known = set(inspect.signature(cls.__init__).parameters) - {"self", *PARTS}
@@ -204,6 +220,8 @@ class LoadedPipeline(ShotComponents, DiffusionPipeline):
         dtype = next(d for d in (dtype, torch_dtype, torch.float32) if d is not None)
         parts, index = load_parts(folder, given, dtype, weights, variant=variant, **kwargs), read_index(folder)
         saved = {k: index[k] for k in PUBLISHED if k in index}
+        if index.get("_class_name", cls.__name__) != cls.__name__ and weights is None and "transformer" not in given:
+            warn_of_stock(index["_class_name"])
         return cls(**parts, **{**({} if isinstance(parts["vae"], ToyVAE) else PUBLISHED), **saved, **config})
 
     @classmethod
@@ -219,7 +237,9 @@ class LoadedPipeline(ShotComponents, DiffusionPipeline):
         **kwargs, # Other parts or options
     )->"Self":
         """A new pipeline around the parts of another; nothing is copied, and nothing is converted unless `dtype` says
-        so. `TypeError` for unknown arguments, `InputError` for parts that are missing"""
+        so. `TypeError` for unknown arguments, `InputError` for what is no pipeline, and for parts that are missing"""
+        if not isinstance(pipeline, DiffusionPipeline):
+            raise InputError(f"from_pipe: a pipeline, got {shown(pipeline)}; from_pretrained loads one")
         known = set(inspect.signature(cls.__init__).parameters) - {"self", *PARTS}
         parts = {n: m for n, m in pipeline.components.items() if n in PARTS}
         parts |= {n: kwargs.pop(n) for n in PARTS if n in kwargs}
@@ -234,6 +254,7 @@ class LoadedPipeline(ShotComponents, DiffusionPipeline):
         ours, config = isinstance(pipeline, LoadedPipeline), dict(pipeline.config)
         settings = {**({} if ours else PUBLISHED), **{k: config[k] for k in known & config.keys()}, **asked}
         new = cls(**{"text_encoder": None, **parts}, **settings)
+        if not ours and type(pipeline.transformer) is type(parts["transformer"]): warn_of_stock(type(pipeline).__name__)
         others = {k: v for k, v in config.items() if k not in known and k not in pipeline.components}
         # as diffusers does
         new.register_to_config(**{k if k.startswith("_") else f"_{k}": v for k, v in others.items()})
@@ -253,7 +274,12 @@ class LoadedPipeline(ShotComponents, DiffusionPipeline):
         return self
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        "As every pipeline's. `InputError` before anything is written, if a part could not be loaded again"
+        """As every pipeline's. `InputError` before anything is written, if a part could not be loaded again, or the
+        folder is a file"""
+        if Path(save_directory).is_file(): raise InputError("a file, not a folder: choose another name", save_directory)
+        if kwargs.get("safe_serialization") is False:
+            raise InputError("safe_serialization=False: text encoders are written as safetensors all the same, and "
+                             "half a folder of pickles cannot be loaded: leave it out")
         for part in self.components.values():
             if hasattr(part, "check_saving"): part.check_saving()
         super().save_pretrained(save_directory, *args, **kwargs)
@@ -299,7 +325,7 @@ class StoryInputs:
         if problems: raise StoryError(problems, where)
         return script
 
-    def script_of(self,
+    def _script_of(self,
         prompt,          # As in `__call__`
         caption:str="",  # Of the whole story, when `prompt` holds shots only
         num_frames=None, # Of every shot, or a list; by default the story's, or 33 in the toy world and 81 elsewhere
@@ -327,20 +353,26 @@ class StoryInputs:
 
     def encode_prompt(self,
         prompt,          # A shot's prompt, or a list of them: shots 0, 1, ... of one story
-        caption:str="",  # Of the whole story
         negative_prompt:str|None=None, # Instead of the config's
+        *, caption:str="", # Of the whole story
     )->tuple:            # (shots, l, d) prompt embeddings, and (1, l, d) of the negative prompt; `None`: null prompt
-        "Prompts, as the transformer reads them. `ValueError` for words that the toy world does not know"
+        """Prompts, as the transformer reads them, to look at or to film with one's own loop; `pipe()` takes texts.
+        `ValueError` for words that the toy world does not know, and for what are no prompts"""
+        if not isinstance(prompt, str|list|tuple) or not prompt: raise InputError(
+            f"prompt: a text, or a list of texts, got {shown(prompt)}")
         shots = [prompt] if isinstance(prompt, str) else list(prompt)
         for p in shots: self.check(caption, p)
         negative = self.config.negative_prompt if negative_prompt is None else negative_prompt
         embeds = torch.cat([self.caption_features(caption, p, k) for k, p in enumerate(shots)])
         return embeds, self.features(negative) if negative else None
 
-    def release_text(self, story=None):
-        "Give the text encoder's memory back, after it has read all prompts of a story"
+    def release_text(self,
+        story=None,      # What `pipe()` takes as a prompt
+        caption:str="",  # Of the whole story, if `story` holds shots only
+    ):
+        "Give the text encoder's memory back, after it has read all prompts of a story. `StoryError` if it cannot"
         if story is not None:
-            script = self.read(story)
+            script = self._script_of(story, caption)
             prompts = [self.prompt_of(script.caption, s.caption, k) for k, s in enumerate(script.shots)]
             negative = filter(None, [self.config.negative_prompt])
             self.encoded_prompts = {p: self.features(p) for p in [*prompts, *negative]}
@@ -355,8 +387,10 @@ class StoryInputs:
             "prompt: a text, a list of texts (the shots of one story), a story (dict or Script), "
             f"or the path of a story file, got {type(prompt).__name__}")
         shots = [prompt] if isinstance(prompt, str) else prompt if isinstance(prompt, list|tuple) else ["a story"]
-        if not shots or not all(isinstance(p, str) and p.strip() for p in shots):
-            raise InputError("prompt: say for every shot who does what")
+        if strange := [p for p in shots if not isinstance(p, str)]:
+            raise TypeError(f"prompt: a list holds the texts of shots, got {shown(strange[0])}; a story with captions "
+                            f"or lengths of its own is one dict or Script")
+        if not shots or not all(p.strip() for p in shots): raise InputError("prompt: say for every shot who does what")
         self.check_size(size)
         for f in num_frames if isinstance(num_frames, list|tuple) else [num_frames]:
             if f is not None and (not isinstance(f, Integral) or not 1 <= f <= MAX_FRAMES or f % 4 != 1):
@@ -376,13 +410,14 @@ class StoryInputs:
                 "guidance_scale and the like need teacher=True")
 
     def check_call_settings(self, script:Script, teacher:bool, settings:dict):
-        "Complain (`InputError`, `TypeError`) about settings and pictures that this story or this model cannot have"
+        """Complain about settings and pictures that this story or this model cannot have (`InputError`), and about
+        names that do not exist (`TypeError`)"""
         if teacher and any(s.image is not None for s in script.shots):
             raise InputError("image: only the student begins with a picture, the teacher cannot")
         if teacher and (unknown := settings.keys() - {"rule", "budget"}):
             raise TypeError(f"{', '.join(sorted(unknown))}: the teacher takes rule, budget and steps")
         if unknown := settings.keys() - asdict(Settings()).keys():
-            raise InputError(f"unknown argument {sorted(unknown)[0]!r}; help(pipe.__call__) lists all that there are")
+            raise TypeError(f"unknown argument {sorted(unknown)[0]!r}; help(pipe.__call__) lists all that there are")
         for k, f in Settings().but(**settings).pinned:
             if k >= len(script.shots) or f >= script.shots[k].frames:
                 raise InputError(f"pinned: this story has no frame {f} of shot {k}, both counted from 0")
@@ -391,10 +426,11 @@ class StoryInputs:
 def as_output(
     shots:list,     # (f, h, w, 3) uint8 tensors, or latents (1, f, z, h, w)
     output_type:str,
+    nothing:Tensor|None=None, # What a film without shots is
 )->tuple:           # Shots and the whole film
     "Frames in the type that was asked for"
-    if output_type == "latent": return shots, torch.cat(shots, 1)
-    frames = torch.cat(shots)
+    if output_type == "latent": return shots, torch.cat(shots, 1) if shots else nothing
+    frames = torch.cat(shots) if shots else nothing
     lengths = [len(s) for s in shots]
     if output_type == "pil": whole = [Image.fromarray(f) for f in frames.numpy()]
     elif output_type == "np": whole = frames.numpy().astype("float32")/255
@@ -427,11 +463,30 @@ def check_settings(
         raise InputError(f"negative_prompt: a text, got {shown(given['negative_prompt'])}")
 
 # %% ../../nbs/13_pipeline.ipynb #af66be78
+class Interrupted(Exception):
+    "A callback has set `pipe._interrupt`: nothing more is made"
+
 class FilmParts(StoryInputs, LoadedPipeline):
     "Noise and callbacks that a `ShotStreamPipeline` is given, and the film that comes out"
     _progress_bar_config:dict; latent_shape:Callable; progress_bar:Callable; set_progress_bar_config:Callable
+    _interrupt, _num_timesteps, _guidance_scale = False, len(STEPS), 1.
 
-    def noise_of(self,
+    @property
+    def interrupt(self)->bool:
+        "Was the running call told to stop? Callbacks set `pipe._interrupt`"
+        return self._interrupt
+
+    @property
+    def num_timesteps(self)->int:
+        "Denoising steps of the running call: of every chunk, or of the teacher's shots"
+        return self._num_timesteps
+
+    @property
+    def guidance_scale(self)->float:
+        "Classifier-free guidance of the running call; 1 for the student, which has it built in"
+        return self._guidance_scale
+
+    def _noise_of(self,
         lengths:list,              # Latents of every shot
         size:tuple,                # Height and width in pixels
         generator, latents, noise, # As in `__call__`
@@ -456,38 +511,44 @@ class FilmParts(StoryInputs, LoadedPipeline):
         if all(g is None for g in generators) and all(z is None for z in latents): return noise
         return [z if g is None else g if z is None else noise_source(z, g) for g, z in zip(generators, latents)]
 
-    def step_caller(self, callback, names):
+    def _step_caller(self, callback, names):
         """diffusers' `callback_on_step_end`, as our samplers call it: `on_step(i, sigma, latents)` -> latents.
-        `InputError` if it cannot be called, or does not return a dict"""
+        `InputError` if it cannot be called, or returns what is no dict or has other names"""
         if callback is None: return None
         if not callable(callback): raise InputError(f"callback_on_step_end: a function, got {shown(callback)}")
         count = iter(range(10**9))
         def on_step(i, sigma, latents):
             out = callback(self, next(count), 1000*sigma, {name: latents for name in names})
-            if not isinstance(out, dict|None):
-                raise InputError(f"callback_on_step_end: returns a dict, got {shown(out)}")
+            if self._interrupt: raise Interrupted
+            if not isinstance(out, dict|None) or (out or {}).keys() - {*self._callback_tensor_inputs}:
+                raise InputError(f"callback_on_step_end: returns a dict of "
+                                 f"{', '.join(self._callback_tensor_inputs)}, got {shown(out)}")
             return check_noise((out or {}).get("latents", latents), latents.shape, "callback_on_step_end: latents")
         return on_step
 
-    def collect(self,
+    def _collect(self,
         parts,          # (shot, frames, latents) as they come
         script:Script, output_type:str, progress:bool|None,
+        size:tuple,     # Height and width in pixels
     )->Film:
-        "Put parts together, with the time and a bar"
+        "Put parts together, with the time and a bar; an interrupted film holds what there is"
         shots, ends, first, start = [[] for _ in script.shots], [0.]*len(script.shots), 0., time.perf_counter()
         before = self._progress_bar_config
         if progress is not None: self.set_progress_bar_config(**{**before, "disable": not progress})
         frames = sum(s.frames for s in script.shots)
         bar = self.progress_bar(total=frames)          # pyright: ignore[reportCallIssue] (diffusers' decorator)
         self.set_progress_bar_config(**before)
-        with bar:
+        with bar, suppress(Interrupted):
             for k, video, z in parts:
                 shots[k].append(z if output_type == "latent" else video)
                 ends[k] = time.perf_counter() - start
                 first = first or ends[k]
                 bar.update(len(video))
-        shots, frames = as_output([torch.cat(s, 1 if output_type == "latent" else 0) for s in shots], output_type)
-        return Film(shots, script, [b-a for a, b in zip([0., *ends], ends)], first, frames)
+                if self._interrupt: break
+        latent, made = output_type == "latent", [s for s in shots if s]
+        nothing = torch.empty(1, 0, *self.latent_shape(size)) if latent else torch.empty(0, *size, 3, dtype=torch.uint8)
+        shots, frames = as_output([torch.cat(s, 1 if latent else 0) for s in made], output_type, nothing)
+        return Film(shots, script, [b-a for a, b in zip([0., *ends], ends)][:len(made)], first, frames)
 
 # %% ../../nbs/13_pipeline.ipynb #94997be8
 class ShotStreamPipeline(FilmParts):
@@ -532,6 +593,13 @@ class ShotStreamPipeline(FilmParts):
             negative_prompt=negative_prompt, guidance=guidance, history_guidance=history_guidance,
             guide_above=guide_above, teacher_steps=teacher_steps, size=self.check_size(size))
 
+    def _check_ready(self):
+        "Parts may have been exchanged since the pipeline was made: stock models become ours, others are refused"
+        check_parts(*(getattr(self, name) for name in PARTS))
+        for name, cls in dict(vae=WanVAE, transformer=ShotTransformer, teacher=ShotTransformer).items():
+            part = getattr(self, name)
+            if (ours := as_ours(cls, part)) is not part: self.register_modules(**{name: ours})
+
     def stream(self,
         caption:str="",            # Of the whole story
         seed:int=0,
@@ -539,13 +607,27 @@ class ShotStreamPipeline(FilmParts):
         keep_films:bool=False, preview=None, # See `Stream`
         **settings,                # See `Settings`
     )->Stream:
-        "A story to be filmed while it is told"
+        """A story to be filmed while it is told, prompt after prompt
+
+        Args:
+            caption: What holds for all shots: who plays, and where.
+            seed: Shot k without a seed of its own draws with 1000 `seed` + k.
+            size: Height and width in pixels; by default `config.size`.
+            keep_films: Keep whole shots, so that budget, rule and pins may change in the middle of a story?
+            preview: A `Preview`: a draft before the frames of every latent.
+            settings: `keep_latents` and `on_step` of `Stream`, and what `Settings` has: rule, budget, window, sink,
+                phi, steps, pinned.
+
+        `InputError`: what cannot be; a whole story is no caption, `pipe(story)` films it"""
+        self._check_ready()
+        if not isinstance(caption, str):
+            raise InputError(f"caption: a text that holds for all shots, got {shown(caption)}; pipe(story) films a "
+                             f"whole story")
         size = self.check_size(self.config.size if size is None else size)
         return Stream(self, caption, seed, size, keep_films, preview, **settings)
 
     def __call__(self,
         prompt:str|list[str]|dict|Script|Path|None=None,
-        caption:str="",
         negative_prompt:str|None=None,
         height:int|None=None, width:int|None=None,
         num_frames:int|list[int]|None=None,
@@ -557,7 +639,8 @@ class ShotStreamPipeline(FilmParts):
         return_dict:bool=True,
         callback_on_step_end:Callable|None=None,
         callback_on_step_end_tensor_inputs:list[str]=("latents",),
-        *, teacher:bool=False,
+        *, caption:str="",
+        teacher:bool=False,
         seed:int|None=None,
         size:tuple|None=None,
         noise:Callable|list|None=None,
@@ -574,8 +657,6 @@ class ShotStreamPipeline(FilmParts):
                 What to film. A text is one shot, a list of texts the shots of one story (not a batch); every shot
                 sees frames of the ones before it. A `dict` or `Script` is a story with its own captions and lengths; a
                 `Path`, or a text that ends in `.json`, a story file.
-            caption (`str`, *optional*):
-                What holds for all shots: who plays, and where. Only for texts; stories have their own.
             negative_prompt (`str`, *optional*):
                 What guidance leads away from; by default the config's. Only with `teacher=True`.
             height, width (`int`, *optional*):
@@ -584,8 +665,8 @@ class ShotStreamPipeline(FilmParts):
                 Length of every shot, 1 + 4k and at most 81. By default the story's; for texts 33 in the toy world and
                 81 elsewhere.
             num_inference_steps (`int`, *optional*):
-                Denoising steps: per chunk of the student (default 4), or of the teacher (default
-                `config.teacher_steps`).
+                Denoising steps: per chunk of the student (default 4, the number it has learned; with others it films
+                worse), or of the teacher (default `config.teacher_steps`).
             guidance_scale (`float`, *optional*):
                 Classifier-free guidance of the teacher; by default `config.guidance`. The student has it built in: an
                 error without `teacher=True`.
@@ -597,16 +678,20 @@ class ShotStreamPipeline(FilmParts):
                 channels; a single tensor for a single shot.
             output_type (`str`, defaults to `"pt"`):
                 `"pt"`: uint8 tensors (frames, height, width, 3). `"np"`: float arrays in [0, 1] of the same shape.
-                `"pil"`: lists of images. `"latent"`: (1, latents, z, h, w). One film has no batch dimension:
-                `export_to_video(list(film.frames))` with `"np"`.
+                `"pil"`: lists of images. `"latent"`: (1, latents, z, h, w), of all shots in a row; they are decoded
+                shot by shot, `pipe.decode(film.shots[k])`. One film has no batch dimension: `film.frames` is what other
+                pipelines have in `frames[0]`, `export_to_video(list(film.frames))` with `"np"`.
             return_dict (`bool`, defaults to `True`):
                 A `Film`, or the tuple `(frames,)`.
             callback_on_step_end (`Callable`, *optional*):
                 Called as `callback(pipe, step, timestep, {"latents": ...})` after every denoising step; `step` counts
                 the steps of the whole call. Latents are the student's x0-prediction of its chunk (1, 3, z, h, w), or
-                the teacher's noisy shot. A returned dict may replace them.
+                the teacher's noisy shot. A returned dict may replace them. `pipe._interrupt = True` ends the call at
+                once: the film holds what was made, `len(film.shots)` says how many shots were begun.
             callback_on_step_end_tensor_inputs (`list[str]`, *optional*):
                 What the callback gets; only `"latents"` is there.
+            caption (`str`, *optional*):
+                What holds for all shots: who plays, and where. Only for texts; stories have their own.
             teacher (`bool`, defaults to `False`):
                 Film with the slow model that the student learned from?
             seed (`int`, *optional*):
@@ -618,10 +703,11 @@ class ShotStreamPipeline(FilmParts):
                 shape)`. With `lambda k, shape: whole_shot_noise(shape, generator)` it is drawn in the order of the
                 public code.
             image (a path, `PIL.Image.Image`, array or tensor, or a list of them and `None`, *optional*):
-                The first frame of the first shot, or of each; as `as_frame` takes it. Not with `teacher=True`.
+                The first frame of the first shot, or of each; as `as_frame` takes it, and seen as the codec shows it.
+                Not with `teacher=True`.
             guidance, history_guidance, guide_above (`float`, *optional*):
                 How strictly the teacher follows captions (as `guidance_scale`) and the past, and down to which noise
-                level; by default the config's.
+                level (`Guidance.text`, `history`, `min_sigma`); by default the config's.
             progress (`bool`, *optional*):
                 Show a bar? By default what `set_progress_bar_config` says; without it, no.
             settings:
@@ -632,7 +718,8 @@ class ShotStreamPipeline(FilmParts):
 
         Raises:
             `StoryError` or `ValueError` before any time is spent: a story that cannot be filmed, words that the toy
-            world does not know, lengths, sizes or options that do not exist. `TypeError`: a prompt of the wrong kind.
+            world does not know, lengths or sizes that cannot be. `TypeError`: a prompt of the wrong kind, and arguments
+            that do not exist.
 
         Examples:
             ```py
@@ -645,7 +732,8 @@ class ShotStreamPipeline(FilmParts):
             ```
         """
         def first(*asked): return next((a for a in asked if a is not None), None)
-        config = self.config
+        config, caption = self.config, "" if caption is None else caption
+        self._check_ready()
         if size is not None and first(height, width) is not None:
             raise InputError("size is height and width: give one of them")
         if size is None: size = first(height, config.size[0]), first(width, config.size[1])
@@ -654,10 +742,13 @@ class ShotStreamPipeline(FilmParts):
         scales = guidance, history_guidance, guide_above
         self.check_inputs(prompt, size, num_frames, output_type, callback_on_step_end_tensor_inputs, teacher,
                           (*scales, negative_prompt))
-        script, size = self.script_of(prompt, caption, num_frames, image), self.check_size(size)
-        seed = whole("seed", first(seed, script.seed), 0, 2**53)
-        noise = self.noise_of([1 + (s.frames-1)//4 for s in script.shots], size, generator, latents, noise)
-        on_step = self.step_caller(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        script, size = self._script_of(prompt, caption, num_frames, image), self.check_size(size)
+        seed = check_seed(first(seed, script.seed))
+        noise = self._noise_of([1 + (s.frames-1)//4 for s in script.shots], size, generator, latents, noise)
+        on_step = self._step_caller(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        self._interrupt, self._guidance_scale = False, float(first(guidance, config.guidance)) if teacher else 1.
+        asked = first(steps, config.teacher_steps if teacher else len(STEPS))
+        self._num_timesteps = len(asked) if isinstance(asked, list|tuple) else asked
         self.check_call_settings(script, teacher, settings)
         if teacher:
             self.warn_of_size(size)                          # a stream does so itself
@@ -670,7 +761,7 @@ class ShotStreamPipeline(FilmParts):
             if steps is not None: settings["steps"] = steps
             frames = student_shots(self, script, seed, size, noise, output_type == "latent", on_step, **settings)
             parts = ((f.shot, f.video, f.latents) for f in frames)
-        film = self.collect(parts, script, output_type, progress)
+        film = self._collect(parts, script, output_type, progress, size)
         self.maybe_free_model_hooks()
         # a tuple only for those who ask for it, as in diffusers
         return film if return_dict else (film.frames,)          # pyright: ignore[reportReturnType]

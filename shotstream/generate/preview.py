@@ -47,7 +47,9 @@ class Preview:
         another length"""
         if cells not in (1, 2, 4, 8): raise ValueError(f"cells: 1, 2, 4 or 8, got {cells}")
         if frames.shape[1] != 1 + 4*(latents.shape[2]-1):
-            raise ValueError(f"{latents.shape[2]} latents are {1+4*(latents.shape[2]-1)} frames, got {frames.shape[1]}")
+            raise ValueError(f"{latents.shape[2]} latents are {1+4*(latents.shape[2]-1)} frames, got "
+                             f"{frames.shape[1]}; latents are (b, z, f, h, w) here, a pipeline's have frames first: "
+                             f"transpose(1, 2)")
         if latents.shape[2] < 2:
             raise ValueError("one latent frame shows only the beginning of a film: give at least two")
         z, small = latents.transpose(1, 2), coarse(to_float(frames.to(latents.device)), cells)

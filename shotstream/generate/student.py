@@ -52,11 +52,12 @@ def noise_source(
     if not (noise is None or torch.is_tensor(noise) or isinstance(noise, torch.Generator)):
         raise InputError(f"noise: a tensor, a torch.Generator or a source, got {shown(noise)}")
     def fresh(shape, generator):
-        return torch.randn(shape, generator=generator, device=generator.device if generator else None)
+        where = generator.device if generator else None
+        return torch.randn(shape, generator=generator, device=where, dtype=torch.float32)  # whatever torch's default is
     if not torch.is_tensor(noise): return lambda shape, start, step: fresh(shape, noise)
     def draw(shape, start, step):
         if step: return fresh(shape, generator)
-        first = noise[:, start:start+shape[1]]
+        first = noise[:, start:start+shape[1]] if noise.ndim == 5 else noise
         if first.shape != torch.Size(shape): raise InputError(
             f"noise of shape {tuple(noise.shape)} for latents {start} to {start+shape[1]-1} of shape {tuple(shape)}: "
             "give (stories, latents, z, h, w) of the whole shot")
@@ -77,7 +78,7 @@ def whole_shot_noise(
     generator=None,
 )->Callable:        # See `noise_source`
     "The order of the public code: the initial noise of all chunks first, then fresh noise as it is needed"
-    return noise_source(torch.randn(shape, generator=generator), generator)
+    return noise_source(torch.randn(shape, generator=generator, dtype=torch.float32), generator)
 
 def to_device(
     noise:Tensor, device,

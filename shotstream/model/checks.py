@@ -13,10 +13,14 @@ from .files import InputError, shown
 
 # %% ../../nbs/backstage/model/checks.ipynb #401f5332
 def _between(low, high):
+    if low == -math.inf: return "of any size"
     if high == math.inf: return f"at least {low}"
     return f"from {low} to {high}"
 
 def _said(name): return f"{name}: " if name else ""
+
+def _got(value): # A text in quotes: "4" is no number
+    return shown(repr(value) if isinstance(value, str) else value)
 
 def whole(
     name:str,          # Of the option or argument; "": the message has no name
@@ -25,7 +29,7 @@ def whole(
 )->int:
     "A whole number, or an `InputError`. numpy's count, `True` and 3.0 do not"
     if not isinstance(value, Integral) or isinstance(value, bool) or not low <= value <= high:
-        raise InputError(f"{_said(name)}a whole number, {_between(low, high)}, got {shown(value)}")
+        raise InputError(f"{_said(name)}a whole number, {_between(low, high)}, got {_got(value)}")
     return int(value)
 
 def number(
@@ -40,7 +44,7 @@ def number(
     if not fine or not low <= value <= high or (above and value == low):
         wanted = f"more than {low:g}" if above else f"at least {low:g}"
         if high != math.inf: wanted += f" and at most {high:g}"
-        raise InputError(f"{_said(name)}a number, {wanted}, got {shown(value)}")
+        raise InputError(f"{_said(name)}a number, {wanted}, got {_got(value)}")
     return value
 
 def choice(
@@ -74,5 +78,5 @@ def check_size(
     for n in (height, width):
         if not isinstance(n, Integral) or isinstance(n, bool) or not step <= n <= MAX_SIDE or n % step:
             even = "an even height and width" if step == 2 else f"a height and width that {step} divides"
-            raise InputError(f"{name}: {even} up to {MAX_SIDE}, like (480, 832), got {shown(size)}")
+            raise InputError(f"{name}: {even} up to {MAX_SIDE}, like (480, 832), got {_got(size)}")
     return int(height), int(width)

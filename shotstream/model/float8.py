@@ -8,7 +8,7 @@ __all__ = ['to_float8', 'supports_scaled_mm', 'Float8Linear', 'fp8_linears']
 # %% ../../nbs/gpu/26_float8.ipynb #400282c9
 import torch
 from torch import Tensor, nn
-from .files import InputError
+from .files import InputError, shown
 from .weights import has_lora
 
 # %% ../../nbs/gpu/26_float8.ipynb #dcd379ee
@@ -62,7 +62,9 @@ def fp8_linears(
     transformer, # A `ShotTransformer`; changed in place
 ): # The same
     """All linear layers of the blocks in one byte per number. For filming only: such weights are neither trained nor
-    saved. `InputError` while a LoRA is attached"""
+    saved. `InputError` while a LoRA is attached, and for what is no transformer"""
+    if not hasattr(transformer, "blocks"):
+        raise InputError(f"fp8_linears: a ShotTransformer, got {shown(transformer)}; of a pipeline: pipe.transformer")
     if has_lora(transformer):
         raise InputError("a LoRA is attached, and its layers would be rounded too: fuse_lora() and unload_lora() first")
     for block in transformer.blocks:

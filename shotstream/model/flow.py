@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
+from .checks import number, whole
 
 # %% ../../nbs/06_flow.ipynb #031993f8
 def _like(sigma, x):
@@ -124,12 +125,17 @@ def guided(
 # %% ../../nbs/06_flow.ipynb #5ad0f1a2
 @dataclass(frozen=True)
 class Guidance:
-    "How far the answer goes beyond the plain one. The scales count from the unguided answer; 1 is plain"
+    """How far the answer goes beyond the plain one. The scales count from the unguided answer; 1 is plain. `InputError`
+    for what are no numbers"""
     text:float=1.           # Scale of classifier-free guidance: how strictly the caption is followed
     history:float=1.        # Scale of history guidance: how strictly the context frames are followed
     min_sigma:float=0.      # Frames with no more noise than this are not guided
     # (1, 1, l, d) caption to be guided away from; `None`: zeros
     negative:Tensor|None=dataclasses.field(default=None, compare=False)
+
+    def __post_init__(self):
+        for name in ("text", "history"): number(name, getattr(self, name), -1000, 1000, above=False)
+        number("min_sigma", self.min_sigma, 0, 1, above=False)
 
 @dataclass(frozen=True)
 class Sampling:
@@ -153,7 +159,8 @@ class Sampling:
         for name, known in (("context_time", ("clean", "target")), ("context_pixels", ("uint8", "float"))):
             if (asked := getattr(self, name)) not in known:
                 raise ValueError(f"{name} is {known[0]!r} or {known[1]!r}, got {asked!r}")
-        if self.shift <= 0: raise ValueError(f"the shift of a noise schedule is positive, got {self.shift}")
+        number("shift", self.shift)
+        if not isinstance(self.steps, tuple|list): whole("steps", self.steps)
         if not 0 <= self.cache_noise < 1:
             raise ValueError(f"cache_noise: a noise level from 0 to below 1, got {self.cache_noise}")
 

@@ -62,7 +62,7 @@ class Latents:
 
 # %% ../../nbs/backstage/model/pixels.ipynb #0d9a394b
 class VideoStream:
-    "Decode latent frame by latent frame; equals decoding all at once"
+    "Decode latent frame by latent frame: what decoding all at once gives, but for a last bit here and there"
     def __init__(self, vae): self.vae, self.state = vae, None
     @torch.no_grad()
     def __call__(self,

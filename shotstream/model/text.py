@@ -47,7 +47,8 @@ def compose_prompt(
     story_caption:str, # What holds for the whole story
     shot_caption:str,  # What happens in this shot
     number:int=0,      # Number of the shot, from 0
-    style="toy",       # "toy", or "published": `global + shot{i}: + caption`, as ShotStream's weights expect
+    # "published": `global + shot{i}: + caption`, as ShotStream's weights expect; all others: one after the other
+    style:str="plain",
 )->str:
     "Global and shot caption in one prompt (§4.1: every frame reads both)"
     if style == "published": return f"{story_caption}shot{number}:{shot_caption}"
@@ -56,7 +57,7 @@ def compose_prompt(
 # %% ../../nbs/backstage/model/text.ipynb #d8ae3284
 def encode_prompts(
     prompts,       # List of texts
-    tokenizer,     # `toy_tokenizer`, or umT5's
+    tokenizer,     # umT5's, or another that pads
     text_encoder,  # A `UMT5EncoderModel`
     length=None,   # Tokens per prompt; by default the tokenizer's limit
 )->Tensor:         # (s, l, d); zero behind the end of each prompt, as Wan has it

@@ -377,8 +377,9 @@ class StrictLoading:
                                        **kwargs)
 
     def set_attention_backend(self, backend:str):
-        """As diffusers'; refuses where there is nothing to set, because diffusers would set it for all other models
-        (`NotImplementedError`)"""
+        """As diffusers', whose names for PyTorch's own kernels ("_native_cudnn") may be short ("cudnn"); refuses where
+        there is nothing to set, because diffusers would set it for all other models (`NotImplementedError`)"""
+        if backend in ("cudnn", "efficient", "math"): backend = f"_native_{backend}"
         if not any(hasattr(getattr(m, "processor", None), "_attention_backend") for m in self.modules()):
             raise NotImplementedError(f"a {type(self).__name__} has no attention to choose a backend for")
         with foreign(f"attention backend {shown(backend)}", "choose another", "cannot be used"):

@@ -18,7 +18,7 @@ def test_strange_prompts(pipe, prompt):
     for say in (lambda: pipe.check(CAPTION, prompt), lambda: pipe.check(prompt, PROMPT),
                 lambda: check_prompt(prompt, pipe.tokenizer),
                 lambda: pipe.stream(CAPTION).next_shot(prompt), lambda: pipe(prompt, caption=CAPTION),
-                lambda: pipe.encode_prompt(prompt, CAPTION)):
+                lambda: pipe.encode_prompt(prompt, caption=CAPTION)):
         start = time.monotonic()
         with pytest.raises(ValueError) as e: say()
         said = str(e.value)

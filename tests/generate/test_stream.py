@@ -168,3 +168,82 @@ def test_many_pins_are_counted_first():
 
 def test_a_size_that_no_memory_holds(pipe):
     with pytest.raises(InputError, match="8192 x 8192.*memory"): pipe.stream(CAPTION, size=(8192, 8192))
+
+
+# what changes while a shot runs
+
+PICTURE = torch.full((64, 64, 3), 90, dtype=torch.uint8)
+
+
+def film_with(pipe, act, **request):
+    "One shot, in whose middle `act(stream)` is called"
+    stream = pipe.stream(CAPTION, seed=3, keep_films=True)
+    stream.next_shot(PROMPT, latents=7, **request)
+    videos = []
+    for frames in stream:
+        videos.append(frames.video)
+        if frames.latent == (0 if request else 3): act(stream)
+    return torch.cat(videos)
+
+
+@pytest.mark.parametrize("change", [dict(window=9), dict(budget=3), dict(sink=1), dict(phi=1.), dict(steps=2)])
+@pytest.mark.parametrize("request_", [dict(), dict(image=PICTURE)], ids=["plain", "picture"])
+def test_settings_change_from_the_next_shot_on(pipe, change, request_):
+    plain = film_with(pipe, lambda s: None, **request_)
+    assert torch.equal(plain, film_with(pipe, lambda s: s.change(**change), **request_))
+    def switch(s): s.switch_prompt("wide shot: the ball jumps.")
+    def both(s):
+        s.change(**change)
+        switch(s)
+    assert torch.equal(film_with(pipe, switch, **request_), film_with(pipe, both, **request_))
+
+
+def test_the_next_shot_has_the_new_settings(pipe):
+    def two(early):
+        stream = pipe.stream(CAPTION, seed=3, keep_films=True)
+        stream.next_shot(PROMPT, latents=4)
+        for frames in stream:
+            if early and frames.latent == 1: stream.change(budget=3, window=9)
+        if not early: stream.change(budget=3, window=9)
+        stream.next_shot(PROMPT, latents=4)
+        return torch.cat([f.video for f in stream])
+    assert torch.equal(two(True), two(False))
+
+
+def test_another_past_only_between_shots(pipe):
+    stream = pipe.stream(CAPTION)
+    stream.next_shot(PROMPT, latents=3)
+    next(stream)
+    with pytest.raises(RuntimeError, match="cut"): stream.restore([])
+    for _ in stream: pass
+    stream.restore([])
+    assert stream.history.count == 0
+    for wrong in (None, [1], "past"):
+        with pytest.raises(InputError, match="a list of ContextFrames"): stream.restore(wrong)
+    with pytest.raises(InputError, match="begin: a ShotRequest"): stream.begin(PROMPT)
+
+
+def test_a_stream_goes_on_in_another_type():
+    pipe = ShotStreamPipeline.from_pretrained("toy")
+    stream = pipe.stream(CAPTION)
+    pipe.to(torch.bfloat16)
+    for dtype in (torch.bfloat16, torch.float32):
+        pipe.to(dtype)
+        stream.next_shot(PROMPT, latents=2)
+        assert sum(len(f.video) for f in stream) == 5 and stream.cache.store.dtype == dtype
+
+
+def test_lengths_in_frames_and_in_latents(pipe):
+    def frames(**length):
+        stream = pipe.stream(CAPTION)
+        stream.next_shot(PROMPT, **length)
+        return sum(len(f.video) for f in stream)
+    assert frames(num_frames=5) == frames(latents=2) == 5 and frames() == 33
+    for wrong, says in ((dict(num_frames=5, latents=2), "one of them"), (dict(num_frames=6), "1 \\+ 4k"),
+                        (dict(num_frames="5"), "whole number")):
+        with pytest.raises(InputError, match=says): frames(**wrong)
+
+
+def test_names_of_diffusers_lead_to_ours(pipe):
+    for name, ours in (("num_inference_steps", "steps"), ("generator", "seed"), ("height", "size")):
+        with pytest.raises(InputError, match=f"unknown setting '{name}': say {ours}"): pipe.stream(CAPTION, **{name: 1})

@@ -12,6 +12,7 @@ from diffusers.models.transformers.transformer_wan import WanAttnProcessor, WanT
 from packaging.version import Version
 
 from shotstream.model.kv_cache import KVCache, StaticKVCache
+from shotstream.model.files import InputError
 from shotstream.model.frame_table import next_shot_table, bidirectional_mask, causal_mask, stack_stories
 from shotstream.model.transformer import (
     ShotAttnProcessor, ShotBlock, ShotTransformer, attend, cpu_options, cross_attention, patchify, unpatchify)
@@ -450,3 +451,34 @@ def test_static_memory_under_offload(models, inputs):
     expected = run(models[1])
     cpu_offload(ours, torch.device("cpu"))
     close(run(ours), expected)
+
+
+# attention by name
+
+@pytest.mark.parametrize("name", ["cudnn", "_native_cudnn"])
+def test_two_names_of_one_kernel(models, name):
+    _, ours = models
+    ours.attention = name
+    assert ours.attention == "cudnn"
+    ours.attention = None
+    with pytest.raises(InputError, match="attention: one of cudnn, flash"): ours.attention = "typo"
+    assert ours.attention is None
+
+
+def test_a_kernel_that_cannot_do_it_here(models, inputs):
+    _, ours = models
+    x, text, table = inputs
+    ours.attention = "cudnn"
+    try:
+        with pytest.raises(InputError, match="no such kernel for these tensors on this device"):
+            ours(x, None, text, table=table)
+    finally: ours.attention = None
+
+
+def test_sizes_of_latents_and_captions_are_said(models, inputs):
+    _, ours = models
+    x, text, table = inputs
+    with pytest.raises(ValueError, match=r"latents of 4 dimensions.*\(b, c, f, h, w\)"):
+        ours(x[0], None, text, table=table)
+    with pytest.raises(ValueError, match="captions of 3 features, this transformer reads"):
+        ours(x, None, text[..., :3], table=table)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def films(pipe:ShotStreamPipeline, story:Script, generator:torch.Generator):
-    film = pipe("the ball waves.", "a red ball.", num_frames=9, num_inference_steps=4, guidance_scale=2., seed=3)
+    film = pipe("the ball waves.", "blurry", num_frames=9, num_inference_steps=4, guidance_scale=2., caption="a ball.")
     assert_type(film, Film)
     pipe(["the ball waves.", "the ball jumps."], height=64, width=64, generator=generator, output_type="np")
     pipe(story, generator=[generator, generator], callback_on_step_end=lambda *args: {})
