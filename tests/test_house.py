@@ -1,9 +1,12 @@
 """The house rules that a reader sees: short lines, few parameters, the field's own names, bounds that are installed."""
 import ast
 import builtins
+import importlib
+import inspect
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import nbformat
@@ -290,3 +293,26 @@ def test_constraints_agree_with_the_bounds():
 def test_the_command_line_of_lowest():
     out = subprocess.run([sys.executable, ROOT/"tools"/"lowest.py"], capture_output=True, text=True, check=True).stdout
     assert re.search(r"^torch==[\d.]+$", out, re.M) and "[" not in out
+
+
+def undocumented(module): # Public functions, classes and methods without a docstring; those that override need none
+    def function(f): return f.fget if isinstance(f, property) else getattr(f, "__func__", f)
+    for name, thing in vars(module).items():
+        if name.startswith("_") or getattr(thing, "__module__", None) != module.__name__: continue
+        if (inspect.isfunction(thing) or inspect.isclass(thing)) and not thing.__doc__: yield name
+        if not inspect.isclass(thing): continue
+        for member, raw in vars(thing).items():
+            inherited = any(member in vars(base) for base in thing.__mro__[1:])
+            if member.startswith("_") or inherited or not inspect.isfunction(f := function(raw)): continue
+            if not f.__doc__: yield f"{name}.{member}"
+
+
+def test_everything_public_says_what_it_is():
+    source = ("def f(): pass\ndef _g(): pass\nclass A:\n  'x'\n  def a(self): pass\n  @property\n  def p(self): return 1\n"
+              "class B(A):\n  'x'\n  def a(self): pass\n  def _b(self): pass\n  @classmethod\n  def c(cls): pass\n")
+    made = types.ModuleType("made")
+    exec(source, made.__dict__)
+    assert [*undocumented(made)] == ["f", "A.a", "A.p", "B.c"]
+    names = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in MODULES
+             if p.stem not in ("__init__", "__main__")]
+    assert {n: found for n in names if (found := [*undocumented(importlib.import_module(n))])} == {}

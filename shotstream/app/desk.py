@@ -37,7 +37,9 @@ def as_jpeg(
 class Metronome:
     "Waits for the next frame's time; says when a frame is too late to be worth showing"
     def __init__(self, fps:float=FPS, late:float=.25): self.period, self.late, self.due = 1/fps, late, None
-    def rest(self): self.due = None                              # the next frame comes when it comes
+    def rest(self):
+        "Nobody waits: the next frame comes when it comes"
+        self.due = None                              # the next frame comes when it comes
     def tick(self)->bool: # Show this frame?
         "Wait until it is time"
         now = time.perf_counter()
@@ -118,7 +120,9 @@ class Panel(W.VBox):
         "One line for the person"
         self.status.value = self.line(text, colour)
 
-    def complain(self, text): self.say(text, ERROR)
+    def complain(self, text):
+        "Say it in the colour of errors"
+        self.say(text, ERROR)
 
     def close(self):
         "The widgets, in the browser too, when the thread is done"
@@ -377,11 +381,16 @@ class DeskActions(DeskSliders):
         some = ideas(self.caption.value) if self.pipe.is_toy else [*last, "close up of the same scene."]
         return random.choice([p for p in some if p not in last] or some)
 
-    def next_shot(self): self.order("end")
+    def next_shot(self):
+        "The typed prompt after all that wait"
+        self.order("end")
 
-    def cut_now(self): self.order("now")
+    def cut_now(self):
+        "The typed prompt at once"
+        self.order("now")
 
     def stop(self):
+        "End what runs and forget what waits; while a shot is edited, leave it as it is"
         self.replaying, self.is_opening = [], False
         if self.editing is not None: return self.edit(self.editing)        # the shot stays as it is
         self.director.stop()
@@ -396,19 +405,23 @@ class DeskActions(DeskSliders):
 class DeskHistory(DeskActions):
     "Back, forth, and other branches"
     def undo(self):
+        "Back to the story before"
         self.director.undo()
         self.refresh_timeline()
 
     def redo(self):
+        "Forth again"
         self.director.redo()
         self.refresh_timeline()
 
     def begin_anew(self):
+        "A branch that shares no shot"
         self.director.branch(0)
         self.refresh_timeline()
         self.say("a new branch: the story begins anew")
 
     def switch(self, change):
+        "Another branch was chosen"
         if not self.choosing and change["new"] not in (None, self.director.name):
             self.director.switch(change["new"])
             self.refresh_timeline()
@@ -417,11 +430,13 @@ class DeskHistory(DeskActions):
 class DeskSettings(DeskHistory):
     "What the sliders do"
     def turn(self, name, value):
+        "A slider was moved: the shots to come have another setting"
         if abs(value - getattr(self.director.settings, name)) < 1e-6: return     # a browser's rounding, not a person
         self.director.change(**{name: value})
         self.say(f"{name} = {value:g} from the next shot on")
 
     def untouched(self):
+        "All sliders back"
         for name, slider in self.sliders.items(): slider.value = getattr(Settings(), name)
 
     def pin(self, i):
@@ -482,9 +497,12 @@ class DeskHelp(DeskSettings):
 # %% ../../nbs/21_desk.ipynb #cd7d819f
 class DeskStrip(DeskHelp):
     "One card per shot"
-    def shot_done(self, index): self.refresh_timeline()
+    def shot_done(self, index):
+        "A shot is finished: its card comes onto the strip"
+        self.refresh_timeline()
 
     def went_wrong(self, text):
+        "Something failed: say what, and show what is left"
         self.refresh_timeline()                              # what was given up is no longer there
         self.note_trouble()
         self.complain(text)
@@ -524,6 +542,7 @@ class DeskStrip(DeskHelp):
             self.branches.layout.display = None if len(director.branches) > 1 else "none"
 
     def turn_page(self, pages):
+        "So many pages of cards on, or back"
         count = len(self.director.shots) + len(self.director.coming)
         self.page = max(0, min(self.page + pages, (count-1)//PAGE))
         self.refresh_timeline()
@@ -543,11 +562,13 @@ class DeskStrip(DeskHelp):
         self.rewrite(i, text)
 
     def rewrite(self, i, prompt):
+        "Film shot i again under another prompt"
         self.director.rewrite(i, prompt=prompt, seed=self.number.value if self.fixed.value else None)
         self.filming(typed=True)
         self.say(f"filming shot {i+1} again, under the story's caption that it had, and what follows it")
 
     def branch(self, i):
+        "The story goes on otherwise from shot i"
         self.director.branch(i)
         self.refresh_timeline()
         self.say(f"a new branch: the story goes on after shot {i}" if i else "a new branch: the story begins anew")

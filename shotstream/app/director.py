@@ -71,9 +71,13 @@ class Shot:
     file:str=""            # Name of the file that holds it, once it was saved
 
     @property
-    def kept(self)->int: return 1 + (len(self.video)-1)//4
+    def kept(self)->int:
+        "Latent frames that it has"
+        return 1 + (len(self.video)-1)//4
     @property
-    def cut(self)->bool: return self.kept < self.latents
+    def cut(self)->bool:
+        "Is it shorter than was asked for?"
+        return self.kept < self.latents
     def request(self)->ShotRequest:
         "Ask for the same shot again"
         keep = self.kept if self.cut else None
@@ -88,7 +92,9 @@ class StoryState:
     name:str
 
     @property
-    def shots(self)->tuple: return self.branches[self.name]
+    def shots(self)->tuple:
+        "Of the branch that is on the screen"
+        return self.branches[self.name]
     def having(self, shots, name=None)->"StoryState":
         "The same with other shots in the branch that is on the screen, or in another that comes there"
         return StoryState({**self.branches, name or self.name: tuple(shots)}, name or self.name)
@@ -303,8 +309,11 @@ class Timeline(ShotPlan):
         self.halt()
         if name != self.story.name: self.replace(replace(self.story, name=name))
 
-    def undo(self)->bool: return self.halt() or self.step(self.done, self.undone)
+    def undo(self)->bool:
+        "Stop, and back to the story before. Was there one?"
+        return self.halt() or self.step(self.done, self.undone)
     def redo(self)->bool:
+        "Stop, and forth again. Was there anything?"
         self.halt()
         return self.step(self.undone, self.done)
 
@@ -322,7 +331,9 @@ class Timeline(ShotPlan):
 SHOTS, INDEX, SINGLE = "shots", "director.json", "context.safetensors"
 SHOT_FILE = re.compile(r"\d{3,}-[0-9a-f]{32}\.safetensors")
 
-def checksum(data:bytes)->str: return hashlib.sha256(data).hexdigest()[:32]
+def checksum(data:bytes)->str:
+    "32 hexadecimal digits"
+    return hashlib.sha256(data).hexdigest()[:32]
 
 def shot_file(
     shot:Shot,      # With its `context`
@@ -706,6 +717,7 @@ class FolderMark:
         return self.taken
 
     def release(self):
+        "Leave the folder to others"
         self.released = True
         self.path.unlink(missing_ok=True)
 
@@ -797,7 +809,9 @@ class DirectorView:
     lock:threading.Condition; timeline:Timeline; size:tuple; took:deque
 
     @property
-    def seed(self)->int: return self.timeline.seed
+    def seed(self)->int:
+        "Of the story"
+        return self.timeline.seed
 
     @property
     def story(self)->StoryState:
@@ -1426,7 +1440,9 @@ class Director(DirectorRequests):
         return director
 
     @property
-    def scale(self)->int: return 6 if self.pipe.is_toy else 1
+    def scale(self)->int:
+        "How many times pictures are enlarged in files: the toy's are small"
+        return 6 if self.pipe.is_toy else 1
 
     def export(self,
         path,         # Ends in .mp4, .gif, .png (a sheet of all shots), .srt (subtitles) or .py (makes the film again)

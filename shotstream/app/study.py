@@ -358,9 +358,12 @@ class Clips(W.VBox):
             self.show(0)
 
     @property
-    def length(self): return max((len(f) for f in self.films), default=0)
+    def length(self):
+        "Frames of the longest film"
+        return max((len(f) for f in self.films), default=0)
 
     def show(self, t):
+        "Frame t of every film, or its last"
         for picture, film in zip(self.pictures, self.films):
             picture.value = as_jpeg(film[min(t, len(film)-1)], self.each)
 
@@ -371,7 +374,9 @@ class Clips(W.VBox):
             self.at = change["new"]
             if self.films: self.show(self.at)
 
-    def pause(self): self.turn += 1                              # the thread that plays sees that its turn is over
+    def pause(self):
+        "Stop playing"
+        self.turn += 1                              # the thread that plays sees that its turn is over
 
     def play(self):
         "From the beginning; returns at once"
@@ -435,6 +440,7 @@ class ABPanel(Panel):
         self.work(self.shoot, script, settings)
 
     def shoot(self, script, settings):
+        "Film the script with all pipelines, and show each frame as it comes"
         self.say("filming")
         self.films = side_by_side(self.pipes, script, settings, follow=lambda name,
                                   frames: self.follow(name, frames, len(script.shots)), size=self.size)
@@ -513,12 +519,15 @@ class StudyPanel(Panel):
         self.present()
 
     def save(self):
+        "Write all answers so far"
         path = self.study.path or Path("out/answers.csv")
         if self.study.path: self.study.save()
         else: self.study.to_csv(path)
         self.say(f"saved in {path}")
 
-    def reveal(self): self.status.value = f"<pre>{html.escape(rates_table(self.study.rates()))}</pre>"
+    def reveal(self):
+        "The rates; which label was which system is over now"
+        self.status.value = f"<pre>{html.escape(rates_table(self.study.rates()))}</pre>"
 
     def close(self):
         "`WriteError`: answers are not on the disk yet; they are still in `study.rows`"

@@ -259,8 +259,11 @@ class Run:
     share:float=0.         # Minutes of weight 1
     data:dict=field(default_factory=dict)
 
-    def job_folder(self, name:str, seed:int)->Path: return self.folder/"jobs"/f"{name}-{seed}"
+    def job_folder(self, name:str, seed:int)->Path:
+        "Where a job keeps everything"
+        return self.folder/"jobs"/f"{name}-{seed}"
     def network(self, name:str, seed:int)->ShotTransformer:
+        "The trained network of a job, on the device"
         folder, *lora = self.folders(name, seed)
         network = load_network(folder)
         for one in lora: without_lora(network, one/"stage2_lora.safetensors")     # stage 1 is what ships, less stage 2
@@ -281,9 +284,15 @@ class Run:
         "The paper's columns; its extractors are made once"
         if "scorer" not in self.data: self.data["scorer"] = paper_scorer(self.models.classifier)
         return self.data["scorer"]
-    def pairs(self, name:str, seed:int)->OdePairs: return OdePairs(self.job_folder(name, seed), self.machine.device)
-    def done(self, name:str, seed:int)->bool: return (self.job_folder(name, seed)/"done").exists()
-    def taken(self, name:str, seed:int)->int: return int((self.job_folder(name, seed)/"done").read_text())
+    def pairs(self, name:str, seed:int)->OdePairs:
+        "The trajectories of a job"
+        return OdePairs(self.job_folder(name, seed), self.machine.device)
+    def done(self, name:str, seed:int)->bool:
+        "Is a job finished?"
+        return (self.job_folder(name, seed)/"done").exists()
+    def taken(self, name:str, seed:int)->int:
+        "Steps that a finished job took"
+        return int((self.job_folder(name, seed)/"done").read_text())
 
     def length(self, name:str, seed:int)->dict: # `minutes`, or `steps` of a job, or its `pairs`
         "The first job of a kind runs by the clock, and the others take as many"
@@ -294,6 +303,7 @@ class Run:
         known = self.kinds()
         return {unit: known[kind]} if kind in known else dict(minutes=self.share*KINDS[kind])
     def kinds(self)->dict: # kind -> steps, as far as they are known; and how many stories are filmed
+        "What is known so far: steps of every kind, and how many stories are filmed"
         file = self.folder/"steps.json"
         return json.loads(file.read_text()) if file.exists() else {}
     def learned(self, kind:str, number:int):
@@ -397,8 +407,12 @@ class ShortShots:
     "Next shots of one length, whatever length is asked for"
     def __init__(self, data, frames:int): self.data, self.frames = data, frames
     @property
-    def provenance(self)->dict: return dict(self.data.provenance, shots="next", frames=str(self.frames))
-    def batch(self, generator, n:int, frames:int): return self.data.batch(generator, n, self.frames)
+    def provenance(self)->dict:
+        "What pairs made of it must name"
+        return dict(self.data.provenance, shots="next", frames=str(self.frames))
+    def batch(self, generator, n:int, frames:int):
+        "n next shots; `frames` is what others would be asked for"
+        return self.data.batch(generator, n, self.frames)
 
 # %% ../../nbs/backstage/evaluate/ablate.ipynb #d080d096
 def train_job(run:Run, name:str, seed:int):

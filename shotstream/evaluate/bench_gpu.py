@@ -33,6 +33,7 @@ class DeviceTimer:
     "Marks on a time line: CUDA events on a GPU, the host's clock elsewhere"
     def __init__(self, device): self.cuda = torch.device(device).type == "cuda"
     def mark(self):
+        "A moment, on the device's own clock"
         if not self.cuda: return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
         event.record()

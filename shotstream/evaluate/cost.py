@@ -120,12 +120,15 @@ class Allocations(TorchDispatchMode):
         for t in tree_leaves(out): self.meet(t, new=True)
         return out
     def meet(self, t, new):
+        "A tensor was seen: count its storage once"
         if not isinstance(t, Tensor) or (storage := t.untyped_storage()) in self.known: return
         self.known[storage] = size = storage.nbytes() if new else 0
         self.now += size
         self.peak = max(self.peak, self.now)
         if size: weakref.finalize(storage, self.free, size)
-    def free(self, size): self.now -= size
+    def free(self, size):
+        "A storage is gone"
+        self.now -= size
 
 # %% ../../nbs/gpu/25_seconds.ipynb #8a933332
 @dataclass
@@ -179,7 +182,9 @@ class Work:
     key_frames:int=0 # Latent frames in sight
 
     @property
-    def total(self): return sum(self.flops.values())
+    def total(self):
+        "All FLOPs"
+        return sum(self.flops.values())
 
 def weight_bytes(
     model,
@@ -309,12 +314,16 @@ class MemoryPlan:
     options:str
 
     @property
-    def total(self): return sum(self.parts.values()) + max(self.working.values())
+    def total(self):
+        "Bytes: all parts, and the hungriest moment"
+        return sum(self.parts.values()) + max(self.working.values())
 
     def fits(self,
         gib:float,            # Of the card, in GiB
         reserve:int=2**30,    # Bytes for CUDA itself and gaps between tensors: a guess
-    )->bool: return self.total + reserve <= gib*2**30
+    )->bool:
+        "Is a card large enough?"
+        return self.total + reserve <= gib*2**30
 
     def __str__(self):
         line = lambda name, size, note="": f"{size/1e9:9.3f} GB  {name}{note}"
@@ -392,9 +401,15 @@ class NoCache:
     def __init__(self, model:ShotTransformer):
         self.model, self.device, self.dtype = model, model.device, model.dtype
         self.reset()
-    def expect(self, context): pass
-    def reset(self): self.latents, self.rows, self.text = [], [], []
-    def encode_text_kv(self, text): return text
+    def expect(self, context):
+        "What comes next does not matter here"
+        pass
+    def reset(self):
+        "A new shot"
+        self.latents, self.rows, self.text = [], [], []
+    def encode_text_kv(self, text):
+        "Captions are read anew in every pass"
+        return text
     def __call__(self, x, timestep, text, table, cache, phi=1/6, predict=True):
         self.query_rows = x, table, text
         if not predict: return
@@ -404,6 +419,7 @@ class NoCache:
                        attention_mask=causal_mask(rows, rows), phi=phi).sample
         return SimpleNamespace(sample=v[:, :, -x.shape[2]:])
     def append(self):
+        "What was made becomes part of what is computed again"
         x, table, text = self.query_rows
         if not table.target[0, 0]: self.text = [text]
         past = 0 if not table.target[0, 0] or not self.text else self.text[0].shape[1]

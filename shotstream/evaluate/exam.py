@@ -90,7 +90,9 @@ def true_batch(
     text = encode_captions(prompts, tokenizer, text_encoder).to(vae.device)
     return context, x0, table.to(vae.device), text, torch.stack(films)
 
-def sampled(classifier, video): return video[:, ::4].to(classifier.device) # one frame of every latent
+def sampled(classifier, video):
+    "One frame of every latent"
+    return video[:, ::4].to(classifier.device) # one frame of every latent
 
 def film_errors(classifier, video, truths)->dict: # {attribute: (b,) errors, on the CPU}
     "Let the classifier read films"

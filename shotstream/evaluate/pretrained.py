@@ -86,7 +86,9 @@ class ImageFeatures:
     def from_pretrained(cls,
         name="facebook/dino-vitb16", # Folder or repository
         kind="ViTModel", **kwargs,   # Class of transformers; to `load_pretrained`
-    ): return cls(load_pretrained(kind, name, **kwargs).eval())
+    ):
+        "A model and its processor, from a folder or the hub"
+        return cls(load_pretrained(kind, name, **kwargs).eval())
 
     def __call__(self, frames:Tensor)->Tensor: # (f, d)
         "One vector for each frame"

@@ -164,7 +164,9 @@ class SingleShots:
     "What `generate_ode_pairs` takes its stories from when there is no past: single shots"
     def __init__(self, data:LatentDataset, frames:int): self.data, self.frames = data, frames
     @property
-    def provenance(self)->dict: return dict(self.data.provenance, shots="single", frames=str(self.frames))
+    def provenance(self)->dict:
+        "What pairs made of it must name"
+        return dict(self.data.provenance, shots="single", frames=str(self.frames))
     def batch(self, generator, n:int, frames:int):
         "Shots of `frames` latents as long as the track has them"
         b = self.data.single_batch(generator, n, min(frames, self.frames))

@@ -130,13 +130,13 @@ def load_tokenizer(
 
 # %% ../../nbs/backstage/generate/components.ipynb #6023623d
 def check_variant(folder:Path, variant:str|None):
-    "Weights are files `NAME.VARIANT.safetensors`: say which variants there are (`InputError`) if it is not this one"
+    "Weights are files `NAME.VARIANT.safetensors`: say which variants there are (`MissingFile`) if it is not this one"
     names = [f.name.split(".") for f in sorted(folder.glob("*.safetensors"))]
     there = {n[1].split("-")[0] if len(n) > 2 else None for n in names}
     if there and variant not in there:
         known = " or ".join(f"variant={v!r}" for v in sorted(v for v in there if v)) or "no variant"
-        raise InputError(f"no weights {'without a variant' if variant is None else f'of variant {variant!r}'}: give "
-                         f"{known}", folder)
+        raise MissingFile(f"no weights {'without a variant' if variant is None else f'of variant {variant!r}'}: give "
+                          f"{known}", folder)
 
 def load_part(
     folder:Path, name:str,
@@ -145,7 +145,7 @@ def load_part(
     **options,
 ):
     """One part from its folder; transformers are always `ShotTransformer`s, whatever the folder's index says.
-    `InputError` if it is there in another variant only"""
+    `MissingFile` if it is there in another variant only"""
     if name == "tokenizer": return load_tokenizer(folder/name)
     check_variant(folder/name, options.get("variant"))
     vae = folder/"vae"/"config.json"

@@ -287,14 +287,18 @@ class RunningShot:
     maker:Iterator|None=field(default=None, repr=False)
 
     @property
-    def wanted(self)->int: return self.request.keep or self.request.latents
+    def wanted(self)->int:
+        "Latent frames that it will have"
+        return self.request.keep or self.request.latents
     @property
     def next_chunk(self)->int: # May be behind the shot's end
         "First latent of the chunk that is made next"
         first, made = self.request.image is not None, max(1, self.handed)    # a given picture is a chunk of its own
         return made if made <= first else first + 3*-(-(made - first)//3)
     @property
-    def whole(self)->bool: return len(self.frames) == self.wanted
+    def whole(self)->bool:
+        "Are all of them made?"
+        return len(self.frames) == self.wanted
     def plan_switch(self, prompt:str, recache:bool=True)->PromptSwitch:
         "Another prompt from the next chunk on; `InputError` if there is no next chunk"
         if self.next_chunk >= self.wanted:

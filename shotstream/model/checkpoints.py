@@ -213,7 +213,9 @@ class Checkpoint:
     state:dict   # {name: tensor}
 
     @property
-    def is_lora(self): return any(".lora_A." in n for n in self.state)
+    def is_lora(self):
+        "Does it hold a LoRA?"
+        return any(".lora_A." in n for n in self.state)
     def __repr__(self):
         size, kinds = sum(t.numel()
                           for t in self.state.values()), sorted({str(t.dtype)[6:] for t in self.state.values()})

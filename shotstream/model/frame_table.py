@@ -28,7 +28,9 @@ class FrameTable:
             raise ValueError(f"every column of a frame table has one shape (b, f), got {shapes}")
 
     @property
-    def shape(self): return self.shot.shape
+    def shape(self):
+        "(b, f)"
+        return self.shot.shape
     def __len__(self): return self.shot.shape[1]
     def __eq__(self, other):
         columns = [f.name for f in fields(self)]
@@ -39,6 +41,7 @@ class FrameTable:
         if isinstance(frames, int): frames = slice(frames, frames+1 or None)
         return FrameTable(**{f.name: getattr(self, f.name)[:, frames] for f in fields(self)})
     def to(self, device):
+        "The same rows on another device"
         if device is None: return self                   # offloading hooks that do not care ask so
         # nobody waits on the way there; on the way back the values must have arrived
         there = torch.device(device).type != "cpu"

@@ -57,8 +57,12 @@ def as_frame(
 class Latents:
     "What `encode` returns: a distribution without spread, so `mode` and `sample` agree"
     def __init__(self, mean): self.mean = mean
-    def mode(self): return self.mean
-    def sample(self, generator=None): return self.mean
+    def mode(self):
+        "The latents"
+        return self.mean
+    def sample(self, generator=None):
+        "The latents: this codec is not random"
+        return self.mean
 
 # %% ../../nbs/backstage/model/pixels.ipynb #0d9a394b
 class VideoStream:

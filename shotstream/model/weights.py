@@ -105,7 +105,9 @@ class KeyReport:
     wrong:dict      # {name: (size in the file, size in the model)}
 
     @property
-    def fits(self): return not (self.missing or self.unexpected or self.wrong)
+    def fits(self):
+        "Is nothing missing, unexpected or wrong?"
+        return not (self.missing or self.unexpected or self.wrong)
     def __str__(self):
         if self.fits: return "every tensor is there, and of the right size"
         lines = [("missing", self.missing), ("unexpected", self.unexpected),
@@ -385,9 +387,15 @@ class StrictLoading:
         with foreign(f"attention backend {shown(backend)}", "choose another", "cannot be used"):
             super().set_attention_backend(backend)
 
-    def set_use_memory_efficient_attention_xformers(self, valid:bool, attention_op=None): _no_kernel("xformers", valid)
-    def set_use_npu_flash_attention(self, valid:bool): _no_kernel("NPU flash attention", valid)
-    def set_use_xla_flash_attention(self, valid:bool, *args, **kwargs): _no_kernel("XLA flash attention", valid)
+    def set_use_memory_efficient_attention_xformers(self, valid:bool, attention_op=None):
+        "Refuses (`NotImplementedError`): use `set_attention_backend`"
+        _no_kernel("xformers", valid)
+    def set_use_npu_flash_attention(self, valid:bool):
+        "Refuses (`NotImplementedError`): use `set_attention_backend`"
+        _no_kernel("NPU flash attention", valid)
+    def set_use_xla_flash_attention(self, valid:bool, *args, **kwargs):
+        "Refuses (`NotImplementedError`): use `set_attention_backend`"
+        _no_kernel("XLA flash attention", valid)
 
 def _no_kernel(name, wanted):
     "diffusers sets these on modules that know them; ours do not"

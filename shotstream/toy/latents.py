@@ -58,7 +58,9 @@ def encode_story(
     singles = vae.encode(to_float(stills[:, None])).latent_dist.mode()[:, :, 0] if len(stills) else shots[0][:0]
     return dict(shots=torch.cat(shots).half(), singles=singles.half())
 
-def latent_counts(story): return [1 + (s.frames-1)//4 for s in story.shots]
+def latent_counts(story):
+    "Latent frames of every shot"
+    return [1 + (s.frames-1)//4 for s in story.shots]
 
 # %% ../../nbs/backstage/toy/latents.ipynb #41c4eaba
 def train_story(seed): # One in five has a long history
@@ -94,6 +96,7 @@ class LatentCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.codec = codec_hash(vae)
     def path(self, i):
+        "Of file `i`"
         return self.folder/f"stories-{world_hash()}-{self.codec}-{self.size}-{RECIPE}-{i:05d}.safetensors"
     def add(self,
         i:int, # Number of the shard; the same number is the same stories
@@ -272,7 +275,9 @@ class Queue:
     "Rows of a tensor in memory: new ones at the end, old ones taken from the front"
     def __init__(self, device): self.data, self.start, self.stop, self.device = None, 0, 0, device
     @property
-    def rows(self): return self.data[self.start:self.stop]
+    def rows(self):
+        "What is in it"
+        return self.data[self.start:self.stop]
     def append(self, new:Tensor):
         "Copies what is kept only when the end of the buffer is reached"
         if self.data is None or self.stop + len(new) > len(self.data):
@@ -282,7 +287,9 @@ class Queue:
             self.data, self.start, self.stop = data, 0, len(kept)
         self.data[self.stop:self.stop+len(new)] = new
         self.stop += len(new)
-    def drop(self, n:int): self.start += n
+    def drop(self, n:int):
+        "Forget the n oldest"
+        self.start += n
 
 # %% ../../nbs/backstage/toy/latents.ipynb #c0a841c5
 @dataclass
@@ -383,15 +390,18 @@ class ShardFiles:
     latents:Queue; stills:Queue; shards:list
 
     def path(self, i:int): # Of shard `i`
+        "Of shard `i`"
         made = f"{self.provenance['world']}-{self.provenance['codec']}"
         return self.folder/f"latents-{made}-{self.shard_size}-{i:05d}.safetensors"
 
     def older(self, i:int): # Files of `LatentCache` with the same stories; the first kind did not name its codec
+        "Files of `LatentCache` with the same stories; the first kind did not name its codec"
         world, codec = self.provenance["world"], self.provenance["codec"]
         names = f"{world}-{codec}-{self.shard_size}-{RECIPE}", world
         return [self.folder/f"stories-{name}-{i:05d}.safetensors" for name in names]
 
     def stories_of(self, i:int): # Shard -> stories
+        "The stories of a shard"
         return [train_story(seed) for seed in range(i*self.shard_size, (i+1)*self.shard_size)]
 
     @torch.no_grad()
@@ -492,7 +502,9 @@ class LatentShards(ShardFiles):
         self.index = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
         self.table, self.odds = concat_stories(*(s[2] for s in self.shards)), {}
 
-    def state_dict(self): return dict(self.provenance, held=[s[0] for s in self.shards], next_shard=self.next_shard)
+    def state_dict(self):
+        "Which shards are held, and who made them"
+        return dict(self.provenance, held=[s[0] for s in self.shards], next_shard=self.next_shard)
     def load_state_dict(self, state):
         "Hold the same shards again, in the same order. `ValueError` if they were made otherwise"
         state = {"recipe": "1"} | state                      # the first one did not say so

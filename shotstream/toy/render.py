@@ -74,10 +74,18 @@ def capsule(
     return ((px-t*dx)**2 + (py-t*dy)**2).sqrt() - r
 
 # %% ../../nbs/02_render.ipynb #458e2288
-def ball(x, y): return circle(x, y, .95)
-def cube(x, y): return box(x, y, .86, .86, .22)
-def cone(x, y): return triangle(x, y+.05, .92, .92) - .1
-def pill(x, y): return capsule(x, y, 0., -.42, 0., .42, .62)
+def ball(x, y):
+    "Distance to a ball's outline, negative inside"
+    return circle(x, y, .95)
+def cube(x, y):
+    "Distance to a rounded cube's outline, negative inside"
+    return box(x, y, .86, .86, .22)
+def cone(x, y):
+    "Distance to a cone's outline, negative inside"
+    return triangle(x, y+.05, .92, .92) - .1
+def pill(x, y):
+    "Distance to a pill's outline, negative inside"
+    return capsule(x, y, 0., -.42, 0., .42, .62)
 def star(x, y):
     "The radius waves five times around"
     a = torch.atan2(x, -y)*(5/(2*math.pi))

@@ -51,7 +51,9 @@ class Player:
     def __post_init__(self):
         self.average = EMAModel(self.learning(), decay=self.decay, foreach=True)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-    def learning(self)->list: return [p for p in self.loss.parameters() if p.requires_grad]
+    def learning(self)->list:
+        "Parameters that are trained"
+        return [p for p in self.loss.parameters() if p.requires_grad]
     @contextmanager
     def averaged(self):
         "Inside, the network has its average weights"
@@ -73,8 +75,12 @@ class Stage:
         "Now and then, in the main process, with average weights"
         return {}
     def finish(self, folder:Path): "At the end, in the main process, with average weights: write what was made"
-    def state_dict(self)->dict: return {}                     # tensors and plain numbers only
-    def load_state_dict(self, state:dict): pass
+    def state_dict(self)->dict:
+        "What the stage itself must remember: tensors and plain numbers only"
+        return {}                     # tensors and plain numbers only
+    def load_state_dict(self, state:dict):
+        "What `state_dict` said"
+        pass
 
 # %% ../../nbs/backstage/train/loop.ipynb #7c473f5f
 LAUNCHER = "SHOTSTREAM_LAUNCHER" # Environment variable: number of the process that `in_processes` was called in
@@ -116,6 +122,7 @@ class Machine:
     compiles:bool            # Blocks compiled by `torch.compile`?
     processes:int=1
     def autocast(self): # A context
+        "A context in which products have this machine's precision"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
     def __str__(self):
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
@@ -206,7 +213,9 @@ class WorkClock:
     def __init__(self, spent:float=0.):
         self.spent, self.slept, self.last = spent, 0., self.read()
     @staticmethod
-    def read(): return time.monotonic(), time.time(), time.process_time()
+    def read():
+        "Seconds on three clocks: monotonic, the wall's, the processor's"
+        return time.monotonic(), time.time(), time.process_time()
     def tick(self)->float: # Seconds of work so far
         "Call it often: a step is short"
         now = self.read()
@@ -268,11 +277,17 @@ class TrainerState:
         self.resume()
 
     @property
-    def checkpoint(self): return self.folder/"state.pt"
+    def checkpoint(self):
+        "Where the state is kept"
+        return self.folder/"state.pt"
     @property
-    def part(self): return min(1., self.step/self.steps if self.steps else self.spent/(60*self.minutes))
+    def part(self):
+        "How much of the run is over, 0 to 1"
+        return min(1., self.step/self.steps if self.steps else self.spent/(60*self.minutes))
     @property
-    def rank(self): return self.accelerator.process_index
+    def rank(self):
+        "Number of this process"
+        return self.accelerator.process_index
 
     def state_dict(self)->dict:
         "Everything that the run needs to go on"

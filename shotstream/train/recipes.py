@@ -171,6 +171,7 @@ class ToyRun:
     tensorboard:bool=False   # Curves of every stage, see `Trainer`
     options:TrainingOptions=TOY_TRAINING
     def length(self, name:str)->dict: # `minutes` or `steps` of a stage
+        "`minutes` or `steps` of a stage"
         return dict(steps=self.steps) if self.steps else dict(minutes=self.minutes*(1. if self.alone else SHARES[name]))
     def train(self, stage:Stage, **options)->Path: # The stage's folder
         "Run one stage to its end, or go on where it stopped"
@@ -189,6 +190,7 @@ class ToyRun:
         check_origin(self, name)
         return True
     def network(self, name:str)->ShotTransformer:
+        "What a finished stage has trained, on the device"
         return load_transformer(self.folder/name/"transformer").to(self.machine.device)
 
 # %% ../../nbs/backstage/train/recipes.ipynb #54a6a1cd
@@ -326,7 +328,9 @@ def make_pairs(run:ToyRun):
     if run.accelerator.is_main_process: save_text(run.folder/"pairs"/"done", str(n))
     run.accelerator.wait_for_everyone()
 
-def pairs_of(run:ToyRun)->OdePairs: return OdePairs(run.folder/"pairs", run.machine.device)
+def pairs_of(run:ToyRun)->OdePairs:
+    "The trajectories that were made in this folder"
+    return OdePairs(run.folder/"pairs", run.machine.device)
 
 def make_ode(run:ToyRun):
     "The first student: regression on trajectories"

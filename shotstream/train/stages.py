@@ -151,6 +151,7 @@ class TeacherLoss(nn.Module):
         return self.single_batch(draw, draw.shared.choice(self.lengths[draw.part >= self.first]), steps)
 
     def single_batch(self, draw:Draw, frames:int, steps:int): # A `Batch`: so many latents of each shot
+        "Single shots of so many latents"
         return self.data.single_batch(draw.cpu, steps*max(2, min(self.frames//4, self.frames//2//frames)), frames)
 
     def next_batch(self, draw:Draw)->Batch:
@@ -447,14 +448,23 @@ def copy_of(model:ShotTransformer)->ShotTransformer:
 class TrueHistory:
     "Conditions of stage 1: stories of the dataset, with their true past"
     def __init__(self, models:Models, data:LatentDataset, n:int): self.models, self.data, self.n = models, data, n
-    def begin(self, draw): pass
+    def begin(self, draw):
+        "Nothing to prepare"
+        pass
     def condition(self, draw:Draw)->tuple: # (context, table, text)
+        "Context frames, table and captions of shots from the data"
         frames = draw.shared.choice((5, 9, 9, 9, 13, 21))
         batch = self.data.batch(draw.cpu, max(2, self.n*15//(frames + BUDGET)), frames)
         with torch.no_grad(): return batch.context, batch.table, encode_batch(self.models.text_encoder, batch)
-    def filmed(self, student): pass
-    def state_dict(self): return self.data.state_dict()
-    def load_state_dict(self, state): self.data.load_state_dict(state)
+    def filmed(self, student):
+        "True films owe nothing to the student"
+        pass
+    def state_dict(self):
+        "Of the data"
+        return self.data.state_dict()
+    def load_state_dict(self, state):
+        "Of the data"
+        self.data.load_state_dict(state)
 
 class OwnHistory:
     "Conditions of stage 2: stories that the student films shot by shot, with its own past (§4.2)"
@@ -469,6 +479,7 @@ class OwnHistory:
         with torch.no_grad(): text = encode_captions(prompts, self.models.tokenizer, self.models.text_encoder)
         self.state = dict(done=[], text=text, frames=draw.shared.choice((5, 9, 9, 13)))
     def condition(self, draw):
+        "Context frames of what the student has filmed, the next shot's table, and captions"
         s = self.state
         context, table = own_history(self.models.vae, s["done"], s["frames"], self.n,
                                      self.options.sampling.context_pixels)
@@ -477,8 +488,11 @@ class OwnHistory:
     def filmed(self, student):
         "The student films this shot to the end; it is the past of the next one"
         self.state["done"].append(rollout(student, *self.condition(None), self.options.sampling).float())
-    def state_dict(self): return self.state
+    def state_dict(self):
+        "Where the stories are"
+        return self.state
     def load_state_dict(self, state):
+        "Go on with the same stories"
         self.state = {k: [z.to(self.device) for z in v] if k == "done" else v.to(self.device) if torch.is_tensor(v)
                       else v for k, v in state.items()}
 
