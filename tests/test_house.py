@@ -308,7 +308,8 @@ def undocumented(module): # Public functions, classes and methods without a docs
 
 
 def test_everything_public_says_what_it_is():
-    source = ("def f(): pass\ndef _g(): pass\nclass A:\n  'x'\n  def a(self): pass\n  @property\n  def p(self): return 1\n"
+    source = ("def f(): pass\ndef _g(): pass\nclass A:\n  'x'\n  def a(self): pass\n"
+              "  @property\n  def p(self): return 1\n"
               "class B(A):\n  'x'\n  def a(self): pass\n  def _b(self): pass\n  @classmethod\n  def c(cls): pass\n")
     made = types.ModuleType("made")
     exec(source, made.__dict__)

@@ -65,7 +65,7 @@ class ContextStore:
         budgets = range(budget, self.budget+1)                     # a pin may not apply, or not yet
         counts = {context_counts(n, b, self.rule)[k] for n in range(k+1, k+1+self.budget) for b in budgets}
         pinned = {f for shot, f in self.pinned if shot == self.count and f < frames}
-        return sorted(pinned | {f for c in counts for f in shot_frames(0, frames, c, self.rule)})
+        return sorted(pinned | {f for c in counts for f in shot_frames(0, frames, c, self.rule, pinned)})
 
     def latent(self, context:ContextFrames, frame:int)->Tensor: # (z, h, w)
         """One frame of a shot, encoded now if nobody wanted it before; always alone, so that its latent does not

@@ -38,10 +38,14 @@ def shot_frames(
     start:int, stop:int,  # Frame span of a shot
     count:int,            # How many to keep
     rule:str="published", # One of `RULES`
+    pinned=(),            # Frames of the shot that are kept anyway: while there are others, these are picked
 )->list[int]:             # Frame numbers in time order
     "Which frames stand for one shot (§4.1, Table 3)"
     if rule == "first": return [start]*count
     if rule == "first_last": return sorted((start, stop-1)[i % 2] for i in range(count))
+    for finer in range(count, stop - start + 1) if pinned else ():
+        free = [f for f in uniform_frames(start, stop, finer) if f not in pinned]
+        if len(free) >= count: return free[:count]
     return uniform_frames(start, stop, count)
 
 # %% ../../nbs/08_context.ipynb #65760e06
@@ -61,6 +65,6 @@ def context_frames(
     if pinned and len(pinned) > budget:
         raise ValueError(f"{len(pinned)} pinned frames do not fit a budget of {budget}; unpin {len(pinned)-budget}")
     counts = context_counts(len(spans), budget - len(pinned), rule)
-    picks = [(shot, frame) for shot, ((frames, latents), count) in enumerate(zip(spans, counts))
-             for frame in shot_frames(frames, latents, count, rule)]
+    picks = [(shot, frame) for shot, ((start, stop), count) in enumerate(zip(spans, counts))
+             for frame in shot_frames(start, stop, count, rule, {f for s, f in pinned if s == shot})]
     return sorted(picks + pinned)

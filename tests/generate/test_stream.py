@@ -178,19 +178,19 @@ PICTURE = torch.full((64, 64, 3), 90, dtype=torch.uint8)
 def film_with(pipe, act, **request):
     "One shot, in whose middle `act(stream)` is called"
     stream = pipe.stream(CAPTION, seed=3, keep_films=True)
-    stream.next_shot(PROMPT, latents=7, **request)
+    stream.next_shot(PROMPT, latents=4, **request)
     videos = []
     for frames in stream:
         videos.append(frames.video)
-        if frames.latent == (0 if request else 3): act(stream)
+        if frames.latent == (0 if request else 2): act(stream)
     return torch.cat(videos)
 
 
 @pytest.mark.parametrize("change", [dict(window=9), dict(budget=3), dict(sink=1), dict(phi=1.), dict(steps=2)])
 @pytest.mark.parametrize("request_", [dict(), dict(image=PICTURE)], ids=["plain", "picture"])
 def test_settings_change_from_the_next_shot_on(pipe, change, request_):
-    plain = film_with(pipe, lambda s: None, **request_)
-    assert torch.equal(plain, film_with(pipe, lambda s: s.change(**change), **request_))
+    def unchanged(s): pass
+    assert torch.equal(film_with(pipe, unchanged, **request_), film_with(pipe, lambda s: s.change(**change), **request_))
     def switch(s): s.switch_prompt("wide shot: the ball jumps.")
     def both(s):
         s.change(**change)
@@ -247,3 +247,12 @@ def test_lengths_in_frames_and_in_latents(pipe):
 def test_names_of_diffusers_lead_to_ours(pipe):
     for name, ours in (("num_inference_steps", "steps"), ("generator", "seed"), ("height", "size")):
         with pytest.raises(InputError, match=f"unknown setting '{name}': say {ours}"): pipe.stream(CAPTION, **{name: 1})
+
+
+def test_a_pinned_first_frame_takes_no_second_place(pipe):
+    stream = pipe.stream(CAPTION, pinned=((0, 0),))
+    for prompt in (PROMPT, PROMPT):
+        stream.next_shot(prompt, latents=4)
+        for _ in stream: pass
+        latents = stream.history.context()[0][0]
+        assert len(latents.flatten(1).unique(dim=0)) == len(latents)

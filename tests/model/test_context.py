@@ -78,3 +78,18 @@ def test_pins_use_up_the_budget_first():
     assert context_frames(spans, 2, pinned=[(1, 3), (0, 8)]) == [(0, 8), (1, 3)]
     assert context_frames(spans, 6, "paper", [(0, 4)]) == [(0, 0), (0, 4), (0, 8), (1, 0), (1, 4), (1, 8)]
     assert context_frames([(0, 9)], 0) == []
+
+
+@pytest.mark.parametrize("rule", ["published", "paper"])
+@pytest.mark.parametrize("lengths", [(81,), (9, 33), (5, 5, 5), (1, 4), (2,), (33,)*8])
+def test_a_pinned_frame_is_not_picked_again(rule, lengths):
+    "While a shot has other frames; what was picked without it stays as it was"
+    spans = [(0, n) for n in lengths]
+    plain = context_frames(spans, 5, rule)
+    for shot in range(len(lengths)):
+        for frame in {0, lengths[shot]//2, lengths[shot]-1}:
+            picks = context_frames(spans, 6, rule, [(shot, frame)])
+            assert len(picks) == 6 and (shot, frame) in picks
+            share = [f for s, f in plain if s == shot]
+            if lengths[shot] > len(share): assert picks.count((shot, frame)) == 1
+            if (shot, frame) not in plain: assert sorted([*plain, (shot, frame)]) == picks

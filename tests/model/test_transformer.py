@@ -482,3 +482,10 @@ def test_sizes_of_latents_and_captions_are_said(models, inputs):
         ours(x[0], None, text, table=table)
     with pytest.raises(ValueError, match="captions of 3 features, this transformer reads"):
         ours(x, None, text[..., :3], table=table)
+
+
+def test_a_cache_for_another_depth(models, inputs):
+    _, ours = models
+    x, text, table = inputs
+    with pytest.raises(ValueError, match="a cache for 5 layers, this transformer has"):
+        ours(x, None, text, table=table, cache=KVCache(5))
