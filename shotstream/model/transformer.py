@@ -401,8 +401,8 @@ class ThroughBlocks(StrictLoading, FramesOnly):
         return x
 
     def rope_angles(self, table, cache, rows:int, columns:int, phi:float)->tuple:
-        """Angles of the query tokens; and of all keys that the cache will show, if it keeps pre-RoPE ones (else `None`).
-        `ValueError` for a cache of another depth"""
+        """Angles of the query tokens; and of all keys that the cache will show, if it keeps pre-RoPE ones (else
+        `None`). `ValueError` for a cache of another depth"""
         if cache is not None and getattr(cache, "layers", len(self.blocks)) != len(self.blocks):
             raise ValueError(f"a cache for {cache.layers} layers, this transformer has {len(self.blocks)} blocks")
         own, seen = (table, None) if cache is None else cache.begin_step(table)

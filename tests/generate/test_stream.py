@@ -190,10 +190,11 @@ def film_with(pipe, act, **request):
 @pytest.mark.parametrize("request_", [dict(), dict(image=PICTURE)], ids=["plain", "picture"])
 def test_settings_change_from_the_next_shot_on(pipe, change, request_):
     def unchanged(s): pass
-    assert torch.equal(film_with(pipe, unchanged, **request_), film_with(pipe, lambda s: s.change(**change), **request_))
+    def changed(s): s.change(**change)
+    assert torch.equal(film_with(pipe, unchanged, **request_), film_with(pipe, changed, **request_))
     def switch(s): s.switch_prompt("wide shot: the ball jumps.")
     def both(s):
-        s.change(**change)
+        changed(s)
         switch(s)
     assert torch.equal(film_with(pipe, switch, **request_), film_with(pipe, both, **request_))
 
