@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -165,3 +166,13 @@ def test_answers_are_printed_and_messages_are_not():
     env = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])}
     done = subprocess.run([sys.executable, "-m", "shotstream", "words"], capture_output=True, text=True, env=env)
     assert done.returncode == 0 and "forest" in done.stdout and done.stderr == ""
+
+
+@pytest.mark.parametrize("pipe, options, says", [
+    (dict(is_toy=False, teacher=None), "", "only films of the toy world can be judged"),
+    (dict(is_toy=True, teacher=None), "--teacher", "there is none in mine")])
+def test_what_cannot_be_judged_is_said_before_any_film(capsys, monkeypatch, pipe, options, says):
+    monkeypatch.setattr("shotstream.generate.pipeline.ShotStreamPipeline.from_pretrained",
+                        lambda *a, **k: SimpleNamespace(**pipe))
+    code, out, err = said(capsys, "evaluate", "--model", "mine", "-n", 16, *options.split())
+    assert code == 2 and says in err and not out
