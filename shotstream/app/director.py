@@ -1008,7 +1008,7 @@ class StoryKeeper(DirectorState):
         return shot.context         # pyright: ignore[reportReturnType] (made above, where it was None)
 
     def _write(self, folder)->StoryState:
-        "`context.safetensors` and `story.json`"
+        "`director.json`, `shots/` and `story.json`"
         with self.saving:
             story = self.story
             for shots in story.branches.values():
