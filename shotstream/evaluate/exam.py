@@ -274,7 +274,7 @@ HERO = ("pattern", "hue", "hue_a", "hue_b")
 def identity_matrix(
     films,        # (n, shots, f, z, h, w) latents: `drift(...)["films"]`
     vae, classifier,
-)->list:          # shots x shots: mean distance of the hero's secrets between shot i and shot j
+)->list:          # shots x shots: mean distance of the hero's uncaptioned attributes between shot i and shot j
     "Is it the same hero in every shot?"
     predicted = [classifier(torch.cat([sampled(classifier, decode_frames(vae, z)) for z in shot.split(16)]))
                  for shot in films.unbind(1)]

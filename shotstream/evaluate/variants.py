@@ -364,7 +364,7 @@ class ShortOwnHistory(OwnHistory):
 
 def shotstream_stage(
     name:str, student, critic, models:Models, source, machine:Machine,
-    pairs:OdePairs|None=None, # The anchor: a regression on the teacher's paths beside the scores; `None`: without
+    pairs:OdePairs|None=None, # A regression on the teacher's ODE trajectories beside the scores; `None`: without
 )->ForcingStage:
     "Stage 1 or stage 2; `models.teacher` scores"
     losses = dict(critic=CriticLoss(critic, student, source),

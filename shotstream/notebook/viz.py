@@ -8,6 +8,7 @@ __all__ = ['show_strips', 'show_maps', 'show_table', 'show_curves']
 # %% ../../nbs/backstage/notebook/viz.ipynb #b6b4e301
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 from ..data.script import as_strip
 
 # %% ../../nbs/backstage/notebook/viz.ipynb #5f0f7281
@@ -43,6 +44,8 @@ def show_maps(
         ax.set_ylabel(names[0], fontsize=8)
         ax.set_xlabel(names[1], fontsize=8)
         ax.tick_params(labelsize=7)
+        # rows and columns are counted: no frame 2.5
+        for axis in (ax.xaxis, ax.yaxis): axis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     fig.tight_layout(pad=.5)
     plt.show()
 
