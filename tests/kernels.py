@@ -28,11 +28,11 @@ def template():
 def serve(connection, folder, environment):
     "In the copy: be a kernel"
     os.environ.clear()
-    os.environ.update(environment, JPY_PARENT_PID=str(os.getppid()))        # it ends when its template does
+    os.environ.update(environment)
     os.chdir(folder)
     sys.path.insert(0, "")
     from ipykernel.kernelapp import IPKernelApp
-    IPKernelApp.launch_instance(argv=["-f", connection])
+    IPKernelApp.launch_instance(argv=["-f", connection, f"--IPKernelApp.parent_handle={os.getppid()}"])
 
 
 class AsPopen:
