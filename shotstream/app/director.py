@@ -6,11 +6,11 @@
 __all__ = ['SHOTS', 'INDEX', 'SINGLE', 'SHOT_FILE', 'BACKUP', 'WAITING', 'MOST_WAITING', 'needed', 'KINDS', 'RETRY',
            'SAVE_WITHIN', 'Shot', 'StoryState', 'made_shot', 'UndoableStory', 'ShotPlan', 'Timeline', 'checksum',
            'shot_file', 'save_shots', 'picture_of', 'save_story', 'reading', 'as_shot', 'read_shot', 'read_index',
-           'check_about', 'find_branches', 'read_single', 'has_story', 'read_story', 'load_story', 'WaitingShots',
-           'is_made', 'as_row', 'as_request', 'save_waiting', 'read_waiting', 'subtitles', 'as_python', 'export_shots',
-           'FolderMark', 'close_at_exit', 'serve', 'check_folder', 'made_by', 'some_weights', 'check_model',
-           'DirectorView', 'FolderTaker', 'DirectorState', 'StoryKeeper', 'ShotFilmer', 'Worker', 'DirectorRequests',
-           'Director']
+           'check_about', 'find_branches', 'read_single', 'guessed_seed', 'has_story', 'read_story', 'load_story',
+           'WaitingShots', 'is_made', 'as_row', 'as_request', 'save_waiting', 'read_waiting', 'subtitles', 'as_python',
+           'shows', 'export_shots', 'FolderMark', 'close_at_exit', 'serve', 'check_folder', 'made_by', 'some_weights',
+           'check_model', 'DirectorView', 'FolderTaker', 'DirectorState', 'StoryKeeper', 'ShotFilmer', 'Worker',
+           'DirectorRequests', 'Director']
 
 # %% ../../nbs/20_director.ipynb #730628ed
 import atexit
@@ -28,7 +28,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -482,6 +482,11 @@ def read_single(path:Path, device="cpu")->tuple: # `StoryState` and a dict
         shots = [as_shot(s, mine(n), whole("number", s["number"], 0), device) for n, s in enumerate(about["shots"])]
         return {name: [shots[whole("shot", n, 0)] for n in ns] for name, ns in about["branches"].items()}, about
 
+def guessed_seed(shots)->int:
+    "The story's seed, by most of its shots' (`shot_seed`); 0 if they say nothing"
+    votes = Counter(seed for s in shots if (seed := s.seed - s.context.number) % 1000 == 0)
+    return votes.most_common(1)[0][0]//1000 if votes else 0
+
 def has_story(folder)->bool:
     "Did a director save a story here?"
     folder = Path(folder)
@@ -508,8 +513,9 @@ def read_story(
             if not shots: raise InputError(problems, folder)
             newest = [*shots.values()][-1][0]
             names = find_branches(shots)
-            about = dict(caption=newest.caption, seed=0, size=tuple(newest.video.shape[1:3]), name=[*names][-1],
-                         settings=asdict(newest.settings), branches=names)
+            about = dict(caption=newest.caption, seed=guessed_seed(s for s, _ in shots.values()),
+                         size=tuple(newest.video.shape[1:3]), name=[*names][-1], settings=asdict(newest.settings),
+                         branches=names)
         branches = {name: [shots[n][0] for n in ns if n in shots] for name, ns in about["branches"].items()}
     for k, shot in ((k, s) for ss in branches.values() for k, s in enumerate(ss)):
         if tuple(shot.video.shape[1:3]) != tuple(about["size"]):
@@ -648,6 +654,11 @@ if __name__ == "__main__": write_video("film.mp4", film, scale={6 if model == "t
 '''
 
 # %% ../../nbs/20_director.ipynb #6a1c0e10
+def shows(file:Path, picture)->bool: # `picture`: (h, w, 3) uint8
+    "Is it this picture that the file holds?"
+    try: return torch.equal(as_frame(file, picture.shape[:2]), torch.as_tensor(picture))
+    except Exception: return False
+
 def export_shots(
     path,         # Ends in .mp4, .gif, .png (a sheet of all shots), .srt (subtitles) or .py (makes the film again)
     shots,        # List of `Shot`
@@ -669,8 +680,11 @@ def export_shots(
     if kind == ".srt": write_text(path, subtitles(shots))
     if kind == ".py":
         names = [None if s.image is None else f"{path.stem}-{k+1}.png" for k, s in enumerate(shots)]
-        for s, name in zip(shots, names):
-            if name: write_picture(path.with_name(name), s.image.numpy())
+        pictures = {path.with_name(name): s.image.numpy() for s, name in zip(shots, names) if name}
+        for file, picture in pictures.items():
+            if file.exists() and not shows(file, picture): raise InputError(
+                "another picture, which the program's would replace: move it, or export under another name", file)
+        for file, picture in pictures.items(): write_picture(file, picture)
         write_text(path, as_python(shots, seed, size, model, names))
 
 # %% ../../nbs/20_director.ipynb #9d7332a6
@@ -945,9 +959,10 @@ class FolderTaker(DirectorView):
         needed.add(self)
         self.lock.notify_all()
 
-    def _stamp(self)->str|None:
-        "Which story is in the folder; `None` without one"
-        index, single = self.folder/INDEX, self.folder/SINGLE
+    def _stamp(self, folder:Path|None=None)->str|None:
+        "Which story is in a folder, by default the director's own; `None` without one"
+        folder = folder or self.folder
+        index, single = folder/INDEX, folder/SINGLE
         if index.is_file(): return checksum(index.read_bytes())
         return str(single.stat().st_mtime_ns) if single.is_file() else None
 
@@ -974,6 +989,8 @@ class DirectorState(FolderTaker):
         self.took = deque(maxlen=21)
         # nothing to film, and "idle" was said; nothing to do at all
         self.idle_reported = self.idle = True
+        # {folder: which story was saved there}: what `save` may write over
+        self.copies = {}
         # prepared: the past that is in the stream's cache
         self.closed, self.prepared = False, None
         if self.caption.strip(): pipe.check(self.caption, "")
@@ -1103,7 +1120,7 @@ class ShotFilmer(StoryKeeper):
     def _place(self, history, settings:Settings):
         "Give the stream these shots as its past; what is cached stays if it is the same past"
         self.prepared = None
-        self.stream.change(**asdict(settings))
+        self.stream.adopt(settings)
         pinned, oldest = {k for k, _ in settings.pinned}, len(history) - settings.budget
         self.stream.restore([self.context_of(k, s) for k, s in enumerate(history) if k >= oldest or k in pinned],
                             len(history))
@@ -1305,8 +1322,13 @@ class DirectorRequests(Worker):
             self._changed()                                  # noted, so that it outlives this process
 
     def change(self, **settings):
-        "Other `Settings` for the shots to come; what waits already, and what is filmed again, keeps its own"
+        """Other `Settings` for the shots to come; what waits already, and what is filmed again, keeps its own.
+        `InputError` for what cannot be, and for pinned frames that a finished shot does not have"""
         with self.lock:
+            shots = self.timeline.shots
+            for k, f in self.settings.but(**settings).pinned:
+                if k < len(shots) and f >= len(shots[k].video):
+                    raise InputError(f"pinned: frame {f} of shot {k} is not there, the shot has {len(shots[k].video)}")
             self.settings = self.settings.but(**settings)
             self._wake()
 
@@ -1423,10 +1445,23 @@ class Director(DirectorRequests):
 
     def save(self, folder):
         """Everything that is finished, all branches: `director.json` and `shots/` to go on with, `story.json` to read
-        and `film.mp4` to watch"""
-        story, path = self._write(folder), Path(folder)/"film.mp4"
+        and `film.mp4` to watch. `InputError` if the folder holds somebody else's story or film"""
+        folder = Path(folder)
+        self._check_own(folder)
+        story, path = self._write(folder), folder/"film.mp4"
+        self.copies[folder.resolve()] = self._stamp(folder)
         if story.shots: write_video(path, torch.cat([s.video for s in story.shots]), scale=self.scale)
         else: path.unlink(missing_ok=True)
+
+    def _check_own(self, folder:Path):
+        "Only this director's own folder, and what it has saved before, may be written over"
+        own = self.folder is not None and folder.resolve() == self.folder.resolve()
+        if own or (there := self._stamp(folder)) and self.copies.get(folder.resolve()) == there: return
+        if has_story(folder):
+            raise InputError("another story is here: choose another folder, or go on with it by "
+                             "Director(pipe, folder=...)", folder)
+        if taken := [name for name in ("film.mp4", "story.json") if (folder/name).exists()]:
+            raise InputError(f"{' and '.join(taken)} would be written over: choose another folder", folder)
 
     @classmethod
     def load(cls, pipe:ShotComponents, folder, **kwargs)->"Director": # `kwargs`: ahead, paced
@@ -1434,6 +1469,7 @@ class Director(DirectorRequests):
         story, about = load_story(folder, pipe.device)
         check_model(pipe, story, folder)
         director = cls(pipe, **about, **kwargs)
+        director.copies[Path(folder).resolve()] = director._stamp(Path(folder))
         with director.lock:
             director.timeline.restore(story)
             director._wake()

@@ -18,7 +18,7 @@ from .desk import Metronome, Panel, as_jpeg
 from ..generate.pipeline import ShotStreamPipeline, student_shots, toy_student
 from ..data.script import Script, parse_script, read_video
 from ..generate.stream import Settings
-from ..model.files import InputError, MissingFile, read_text, shown, write_text
+from ..model.files import InputError, MissingFile, foreign, read_text, shown, write_text
 
 # %% ../../nbs/backstage/app/study.ipynb #7d6feb85
 def noise_of(
@@ -188,8 +188,9 @@ def as_film(
     "All frames. `ValueError` if they are not (f, h, w, 3) uint8"
     if isinstance(film, (str, Path)): film = read_video(film)
     film = getattr(film, "frames", film)
-    if isinstance(film, (list, tuple)) and film: film = torch.cat(list(film))
-    film = torch.as_tensor(film)
+    if isinstance(film, (list, tuple)) and film:
+        with foreign("a film", "all shots have one size", "shots that do not fit"): film = torch.cat(list(film))
+    with foreign("a film", "give a tensor, a list of shots, a Film or a file", "no film"): film = torch.as_tensor(film)
     if film.dtype != torch.uint8 or film.ndim != 4 or film.shape[-1] != 3 or not len(film):
         raise ValueError(f"a film is (f, h, w, 3) uint8, got {tuple(film.shape)} {film.dtype}")
     return film
@@ -219,6 +220,11 @@ class Study:
         path=None,                # CSV to save to by itself; answers found there are taken up
         rater:str="",             # Who answers; each has an own order, and needs an own file
     ):
+        if not isinstance(films, dict) or not all(isinstance(n, str) and isinstance(f, list|tuple)
+                                                  for n, f in films.items()):
+            raise ValueError(f"films: a dict {{system: [films, one per item]}}, got {shown(films)}")
+        if not isinstance(questions, dict):
+            raise ValueError(f"questions: a dict {{name: text}}, got {shown(questions)}")
         self.films, self.questions, self.rater = films, dict(questions), rater
         self.path, self.rows, self.mine, self.unsaved = path and Path(path), [], set(), False
         self.systems, lengths = sorted(films), {len(f) for f in films.values()}
@@ -302,6 +308,8 @@ class Study:
         item or label, and for a question that is left out"""
         if item not in self.key:
             raise ValueError(f"there are {self.items} items, counted from 0; there is no item {item!r}")
+        if not isinstance(choices, dict) or not all(isinstance(c, list|tuple|set) for c in choices.values()):
+            raise ValueError(f"choices: a dict {{question: [labels]}}, got {shown(choices)}")
         if set(choices) != set(self.questions): raise ValueError(f"answer all questions: {', '.join(self.questions)}")
         strange = {label for labels in choices.values() for label in labels} - set(self.key[item])
         if strange:

@@ -329,9 +329,12 @@ def _note(maker, film):
 def _made_from(maker, film):
     "All that a film's clips depend on, except what the caption callable is"
     files = [f.stat() for f in (film, film.with_suffix(".json"), film.with_suffix(".txt")) if f.is_file()]
+    return [film.name, _settings(maker), [[s.st_size, s.st_mtime_ns] for s in files]]
+
+def _settings(maker)->list:
+    "What all clips of one list have in common"
     size, fps, *rest = astuple(maker.settings)
-    settings = [RECIPE, *size, float(fps), *rest, maker.codec]
-    return [film.name, settings, [[s.st_size, s.st_mtime_ns] for s in files]]
+    return [RECIPE, *size, float(fps), *rest, maker.codec]
 
 def _is_row(row):
     return isinstance(row, list) and len(row) == 4 and all(isinstance(x, str) for x in row[1:])
@@ -340,10 +343,11 @@ def _read_note(output, path)->dict:
     "Content of a film's note, or an empty one if it is missing or damaged: then the film is made again"
     try:
         note = read_json(path, "a note", 100_000_000)
-        rows = note["rows"]
-        if not all(_is_row(row) and inside(output, row[1]) and inside(output, row[2]) for row in rows): return {}
+        rows, (_, settings, *_) = note["rows"], note["from"]
+        fine = lambda row: _is_row(row) and inside(output, row[1]) and inside(output, row[2])
+        if not isinstance(settings, list) or not all(map(fine, rows)): return {}
         return note
-    except (InputError, KeyError, TypeError): return {}
+    except (InputError, KeyError, TypeError, ValueError): return {}
 
 def _is_done(maker, film):
     "Does the note still hold, and are the clips still there?"
@@ -371,13 +375,20 @@ def _make(maker, film):
         kinds = KINDS if row[1] not in names else KINDS[2:] if maker.vae is None else ()
         for kind in kinds: (maker.output/row[1]).with_suffix(kind).unlink(missing_ok=True)
 
-def _write_csv(output):
-    "One row per clip, of all films that have a note"
-    rows = [row for note in sorted((output/"done").glob("[!.]*.json"))
-            for row in _read_note(output, note).get("rows", ())]
+def _write_csv(maker)->dict: # {name of a film: why its clips are not listed}
+    "One row per clip, of all films whose note has these settings: sizes, speeds and codecs are never mixed"
+    output, rows, others = maker.output, [], {}
+    for path in sorted((output/"done").glob("[!.]*.json")):
+        note = _read_note(output, path)
+        if not note: continue
+        film, settings, *_ = note["from"]
+        if settings == _settings(maker): rows += note["rows"]
+        else: others[film] = "its clips were made with other settings, and are not listed: give the film again"
+    if others and not rows: return {}                       # nothing came of the new settings: the older list stays
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([HEADER, *rows])
     write_text(output/"clips.csv", text.getvalue())
+    return others
 
 # %% ../../nbs/backstage/data/footage.ipynb #3b6fd51f
 @dataclass(frozen=True)
@@ -447,7 +458,7 @@ def prepare(
     made, skipped, kept = [], [], []
     films, bad = _films(folder)
     lock = FolderLock(output/"done", "`prepare`")
-    lock.take()
+    lock.take(again=False)
     try:
         for film in tqdm(films, unit="film", disable=not progress):
             try:
@@ -457,9 +468,10 @@ def prepare(
             except (InputError, OSError) as e:
                 if getattr(e, "errno", None) in FULL: raise
                 bad[film.name] = _reason(e, film)
-                if _read_note(output, _note(maker, film)): kept.append(film.name)
+                note = _read_note(output, _note(maker, film))
+                if note and (note["from"][1] == _settings(maker) or not made): kept.append(film.name)
     finally:
-        try: _write_csv(output)
+        try: bad = _write_csv(maker) | bad
         finally: lock.release()
     return Prepared(output/"clips.csv", made, skipped, bad, tuple(kept))
 

@@ -27,6 +27,7 @@ from ..generate.student import generate_shot
 from ..generate.teacher import sample_shot
 from ..model.transformer import BACKENDS, attend, attention_backend
 from .cost import CHUNK, NoCache, frame_sizes, memory_plan, shot_work
+from ..model.files import InputError
 
 # %% ../../nbs/backstage/evaluate/bench_gpu.ipynb #1d4fee30
 class DeviceTimer:
@@ -106,7 +107,7 @@ def attention_used(
             for f in (CHUNK, 6 + CHUNK))                                      # as in the first denoising step of a shot
     try:
         with torch.no_grad(), attention_backend(name), _Ops() as ops: attend(q, k, k)
-    except RuntimeError as e:
+    except (RuntimeError, InputError) as e:
         raise ValueError(f"attention backend {name!r} does not run here ({m.device.type}, {str(m.dtype)[6:]}): use "
                          f"another of {', '.join(BACKENDS)}, or none") from e
     return next((n.split("scaled_dot_product_")[1] for n in ops.names if "scaled_dot_product_" in n), "math")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ONE_AT_A_TIME', 'PARTS', 'check_card', 'no_bar', 'shot_seed', 'as_ours', 'find_folder', 'read_index',
-           'load_tokenizer', 'check_variant', 'load_part', 'types_of', 'load_parts', 'check_parts', 'TextParts',
-           'VideoParts', 'ShotComponents']
+           'load_tokenizer', 'check_variant', 'load_part', 'types_of', 'check_limit', 'load_parts', 'check_parts',
+           'TextParts', 'VideoParts', 'ShotComponents']
 
 # %% ../../nbs/backstage/generate/components.ipynb #149d4395
 import logging, re, threading
@@ -22,7 +22,7 @@ from ..toy.vae import ToyVAE
 from ..model.pixels import decode_frames, to_float
 from ..model.flow import Guidance, Sampling
 from .student import STEPS
-from ..toy.vocabulary import check_prompt
+from ..toy.vocabulary import check_prompt, toy_tokenizer
 from ..model.text import compose_prompt, encode_prompts
 from ..model.transformer import ShotTransformer
 from ..model.text import check_text, clean_prompt
@@ -169,6 +169,12 @@ def types_of(
         raise InputError(f"dtype: {shown(unknown[0])} is no part; there are {', '.join(PARTS)} and default")
     return {n: as_dtype(asked.get(n, asked.get("default", torch.float32)), f"dtype of {n}") for n in PARTS}
 
+def check_limit(tokenizer, folder:Path):
+    "The toy reads prompts of one length; a tokenizer that has lost its limit would make other films (`InputError`)"
+    if tokenizer.model_max_length != (most := toy_tokenizer().model_max_length):
+        raise InputError(f"it reads {tokenizer.model_max_length} tokens and the toy {most}: tokenizer_config.json is "
+                         f"missing or damaged; {REMEDY}", folder/"tokenizer")
+
 def load_parts(
     folder:Path,
     given:dict|None=None, # Parts that are there already, and are not loaded
@@ -189,6 +195,8 @@ def load_parts(
             f"no pipeline in {named(folder)}: it needs the folders {', '.join(missing)}; 'toy' is always there")
     check_card(folder)
     parts = {n: load_part(folder, n, types[n], **options) if (folder/n).is_dir() else None for n in wanted}
+    if isinstance(parts.get("vae"), ToyVAE) and parts.get("tokenizer") is not None:
+        check_limit(parts["tokenizer"], folder)
     if weights is not None:
         shape = {k: v for k, v in parts["transformer"].config.items() if not k.startswith("_")}
         base = folder/"transformer"

@@ -394,7 +394,8 @@ class StoryInputs:
         self.check_size(size)
         for f in num_frames if isinstance(num_frames, list|tuple) else [num_frames]:
             if f is not None and (not isinstance(f, Integral) or not 1 <= f <= MAX_FRAMES or f % 4 != 1):
-                raise InputError(f"num_frames: 1 + 4k, at most {MAX_FRAMES} for one shot, got {shown(f)}")
+                raise InputError(f"num_frames: 1 + 4k, at most {MAX_FRAMES} for one shot, got "
+                                 f"{shown(repr(f) if isinstance(f, str) else f)}")
         if output_type not in ("pt", "np", "pil", "latent"):
             raise InputError(f'output_type is "pt", "np", "pil" or "latent", got {shown(output_type)}')
         asked = callback_on_step_end_tensor_inputs
@@ -497,9 +498,9 @@ class FilmParts(StoryInputs, LoadedPipeline):
             raise InputError("noise says everything about noise: leave generator and latents empty")
         generators = generator if isinstance(generator, list|tuple) else [generator]*shots
         latents = [None]*shots if latents is None else latents if isinstance(latents, list|tuple) else [latents]
-        every = [] if callable(noise) or noise is None else noise
+        every = [None]*shots if callable(noise) or noise is None else noise
         if not isinstance(every, list|tuple): raise InputError(f"noise: a list or a function, got {shown(noise)}")
-        for name, given in (("generator", generators), ("latents", latents), ("noise", every or generators)):
+        for name, given in (("generator", generators), ("latents", latents), ("noise", every)):
             if len(given) != shots: raise InputError(f"{name}: one for each of {shots} shots, got {len(given)}")
         if strange := [g for g in generators if not (g is None or isinstance(g, torch.Generator))]:
             raise InputError(f"generator: a torch.Generator, got {shown(strange[0])}")
@@ -516,6 +517,11 @@ class FilmParts(StoryInputs, LoadedPipeline):
         `InputError` if it cannot be called, or returns what is no dict or has other names"""
         if callback is None: return None
         if not callable(callback): raise InputError(f"callback_on_step_end: a function, got {shown(callback)}")
+        try: inspect.signature(callback).bind(self, 0, 0., {})
+        except TypeError:
+            raise InputError(f"callback_on_step_end: a function of (pipe, step, timestep, tensors), got "
+                             f"{shown(callback)}") from None
+        except ValueError: pass                              # built in, and says nothing of its arguments
         count = iter(range(10**9))
         def on_step(i, sigma, latents):
             out = callback(self, next(count), 1000*sigma, {name: latents for name in names})

@@ -8,6 +8,7 @@ __all__ = ['HINTS', 'ContextFrames', 'ContextStore', 'GrowingContextStore', 'His
            'ContextPreparer', 'CaptionReader', 'ShotMaker', 'Stream']
 
 # %% ../../nbs/19_stream.ipynb #82367bcd
+import threading
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -21,7 +22,8 @@ from ..model.weights import weights_mark
 from .components import ShotComponents, shot_seed
 from ..model.context import RULES, context_counts, context_frames, shot_frames
 from ..model.frame_table import FrameTable, first_shot_table, next_shot_table
-from .student import check_drawn, generate_chunks, noise_source, open_shot, write_clean_kv
+from .student import (
+    check_drawn, generate_chunks, noise_source, not_normal, open_shot, write_clean_kv)
 
 # %% ../../nbs/19_stream.ipynb #1c8bd915
 @dataclass
@@ -54,6 +56,15 @@ class ContextStore:
         self.encode, self.budget, self.rule, self.pinned, self.films = encode, budget, rule, pinned, films
         self.shots, self.count, self.early = [], count, early or {}
 
+    def check_pins(self, pinned:tuple):
+        """Complain (`InputError`) about frames of finished shots that are not there; a shot may be pinned before it is
+        made"""
+        frames = {s.number: s.frames for s in self.shots}
+        for shot, frame in pinned:
+            if shot < self.count and frame >= frames.get(shot, 0):
+                raise InputError(f"pinned: frame {frame} of shot {shot} is not there" + (
+                    f", the shot has {frames[shot]}" if shot in frames else ", the shot was not kept"))
+
     def change(self, budget:int, rule:str, pinned:tuple):
         "Look back at other frames, from the next shot on"
         self.budget, self.rule, self.pinned = budget, rule, pinned
@@ -66,6 +77,11 @@ class ContextStore:
         counts = {context_counts(n, b, self.rule)[k] for n in range(k+1, k+1+self.budget) for b in budgets}
         pinned = {f for shot, f in self.pinned if shot == self.count and f < frames}
         return sorted(pinned | {f for c in counts for f in shot_frames(0, frames, c, self.rule, pinned)})
+
+    def in_reach(self)->list: # Of `ContextFrames`
+        "Shots that the next one may look back at: as many as there are context frames, and those with pins"
+        pinned = {shot for shot, _ in self.pinned}
+        return [s for s in self.shots if s.number >= self.count - self.budget or s.number in pinned]
 
     def latent(self, context:ContextFrames, frame:int)->Tensor: # (z, h, w)
         """One frame of a shot, encoded now if nobody wanted it before; always alone, so that its latent does not
@@ -89,9 +105,9 @@ class GrowingContextStore(ContextStore):
         for f in wanted: self.latent(context, f)
         context.latents, self.early = {f: context.latents[f] for f in wanted}, {}
         context.video = video.cpu() if self.films else None
-        shots, pinned = [*self.shots, context], {shot for shot, _ in self.pinned}
-        self.shots = [s for s in shots if s.number > self.count-self.budget or s.number in pinned]
         self.count += 1
+        self.shots = [*self.shots, context]
+        if not self.films: self.shots = self.in_reach()          # otherwise budget and pins may still change
 
     def restore(self,
         shots:list, # `ContextFrames`s that may be looked back at, oldest first
@@ -122,13 +138,14 @@ class History(GrowingContextStore):
     # (1, budget, z, h, w) latents, the shot of each, which caption each reads, and the captions (1, s, l, d)
     def context(self)->tuple:
         "What the next shot looks back at"
-        at = {s.number: i for i, s in enumerate(self.shots)}
-        pinned = [(at[shot], f) for shot, f in self.pinned if shot in at and f < self.shots[at[shot]].frames]
-        picks = context_frames([(0, s.frames) for s in self.shots], self.budget, self.rule, pinned)
-        latents = torch.stack([self.latent(self.shots[i], f) for i, f in picks])[None]
-        captions = [(i, start, text) for i, s in enumerate(self.shots) for start, text in s.captions]
+        shots = self.in_reach()
+        at = {s.number: i for i, s in enumerate(shots)}
+        pinned = [(at[shot], f) for shot, f in self.pinned if shot in at and f < shots[at[shot]].frames]
+        picks = context_frames([(0, s.frames) for s in shots], self.budget, self.rule, pinned)
+        latents = torch.stack([self.latent(shots[i], f) for i, f in picks])[None]
+        captions = [(i, start, text) for i, s in enumerate(shots) for start, text in s.captions]
         reads = [max(j for j, (k, start, _) in enumerate(captions) if k == i and start <= f) for i, f in picks]
-        return latents, [self.shots[i].number for i, _ in picks], reads, torch.stack([t for *_, t in captions])[None]
+        return latents, [shots[i].number for i, _ in picks], reads, torch.stack([t for *_, t in captions])[None]
 
 # %% ../../nbs/19_stream.ipynb #341345cf
 # What diffusers users may type
@@ -230,7 +247,7 @@ def check_noise(
     if not torch.is_tensor(noise) or noise.shape != torch.Size(shape) or not noise.is_floating_point():
         got = tuple(noise.shape) if torch.is_tensor(noise) else shown(noise)
         raise InputError(f"{name}: numbers of shape {tuple(shape)}, got {got}")
-    if not torch.isfinite(noise).all(): raise InputError(f"{name}: not finite (NaN or infinity)")
+    if (problem := not_normal(noise)): raise InputError(f"{name}: {problem}")
     return noise
 
 # %% ../../nbs/19_stream.ipynb #dcb6f811
@@ -336,8 +353,15 @@ class ShotQueue:
         self.change(**settings)
 
     def change(self, **settings):
-        "Other `Settings`, from the next shot on. `ValueError` if frames would be needed that were not kept"
-        old, new, history = self.settings, self.settings.but(**settings), self.history
+        """Other `Settings`, from the next shot on. `ValueError` if frames would be needed that were not kept, or are
+        pinned and not there"""
+        self.history.check_pins(self.settings.but(**settings).pinned)
+        self.adopt(self.settings.but(**settings))
+
+    def adopt(self, new:Settings):
+        """As `change`, for settings of shots that were asked for before: a pin that does not apply is left out.
+        `ValueError` if frames would be needed that were not kept"""
+        old, history = self.settings, self.history
         same = (old.rule, old.budget, old.pinned) == (new.rule, new.budget, new.pinned)
         if history.count and not history.films and not same:
             raise ValueError(
@@ -515,7 +539,7 @@ class ShotMaker(ContextPreparer):
         if shot is None: shot = RunningShot(request, k, shot_seed(self.seed, k, request.seed))
         if shot.number != k: raise ValueError(f"shot {shot.number} cannot follow {k} shots: restore() its past first")
         request = shot.request
-        if request.settings is not None: self.change(**asdict(request.settings))
+        if request.settings is not None: self.adopt(request.settings)
         caption = self.caption if request.caption is None else request.caption
         if request.caption is None: self.pipe.check(check_caption(caption), request.prompt)   # another since then?
         text = self.pipe.caption_features(caption, request.prompt, k)          # 1 l d
@@ -609,6 +633,7 @@ class Stream(ShotMaker):
         for name, f in (("preview", preview), ("on_step", on_step)):
             if f is not None and not callable(f): raise InputError(f"{name}: a function, got {shown(f)}")
         self.preview, self.keep_latents, self.on_step, self.seen = preview, keep_latents, on_step, []
+        self.taking = threading.Lock()
         # frames leave a GPU on it
         self.copy_stream = torch.cuda.Stream(pipe.device) if pipe.device.type == "cuda" else None
         # so many latents may be in flight
@@ -617,9 +642,17 @@ class Stream(ShotMaker):
 
     def __iter__(self): return self
 
-    @torch.no_grad()
     def __next__(self)->Frames:
-        "The next latent's frames"
+        "The next latent's frames. `RuntimeError` while another thread takes some"
+        if not self.taking.acquire(blocking=False):
+            raise RuntimeError("another thread takes this stream's frames just now: give every stream one thread, or "
+                               "use a Director")
+        try: return self.next_frames()
+        finally: self.taking.release()
+
+    @torch.no_grad()
+    def next_frames(self)->Frames:
+        "What iteration hands over. `StopIteration` when no prompt is waiting"
         if self.cutting: self.finish()
         while True:
             if self.running is None:

@@ -467,3 +467,58 @@ def test_the_exported_program_writes_the_same_film(pipe, tmp_path, monkeypatch):
     finally: torch.set_num_threads(1)
     assert torch.equal(names["film"], d.film)
     assert read_video(tmp_path/"film.mp4").shape == (18, 6*64, 6*64, 3)
+
+
+# what is not one's own
+
+def test_saving_over_somebody_else_s_story(pipe, tmp_path):
+    with Director(pipe, CAPTION, folder=tmp_path/"a") as first:
+        first.next_shot("wide shot: the ball waves.", latents=1)
+        first.wait()
+    before = {p: p.read_bytes() for p in (tmp_path/"a").rglob("*") if p.is_file()}
+    other = Director(pipe, CAPTION, seed=5)
+    other.next_shot("wide shot: the ball waves.", latents=1)
+    other.wait()
+    with pytest.raises(InputError, match="another story is here"): other.save(tmp_path/"a")
+    assert {p: p.read_bytes() for p in (tmp_path/"a").rglob("*") if p.is_file()} == before
+    other.save(tmp_path/"b")
+    other.save(tmp_path/"b")                                             # its own it may write over
+    other.close()
+    again = Director.load(pipe, tmp_path/"b")
+    again.save(tmp_path/"b")
+    again.close()
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "story.json"])
+def test_saving_into_a_folder_with_one_s_own_files(pipe, tmp_path, name):
+    (tmp_path/name).write_text("mine")
+    director = Director(pipe, CAPTION)
+    with pytest.raises(InputError, match=f"{name} would be written over"): director.save(tmp_path)
+    director.close()
+    assert (tmp_path/name).read_text() == "mine" and [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_an_index_that_is_lost_takes_no_seed_along(pipe, tmp_path):
+    with Director(pipe, CAPTION, seed=5, folder=tmp_path) as director:
+        for _ in range(2): director.next_shot("wide shot: the ball waves.", latents=1)
+        director.wait()
+    (tmp_path/"director.json").unlink()
+    with Director(pipe, CAPTION, seed=5, folder=tmp_path) as director:
+        director.next_shot("wide shot: the ball waves.", latents=1)
+        director.wait()
+        assert [s.seed for s in director.shots] == [5000, 5001, 5002]
+
+
+def test_a_program_replaces_no_picture(pipe, tmp_path):
+    picture = torch.full((64, 64, 3), 90, dtype=torch.uint8)
+    Image.new("RGB", (64, 64), "red").save(tmp_path/"mine-1.png")
+    before = (tmp_path/"mine-1.png").read_bytes()
+    director = Director(pipe, CAPTION)
+    director.next_shot("wide shot: the ball waves.", latents=1, image=picture)
+    director.wait()
+    with pytest.raises(InputError, match="another picture"): director.export(tmp_path/"mine.py")
+    assert (tmp_path/"mine-1.png").read_bytes() == before and not (tmp_path/"mine.py").exists()
+    director.export(tmp_path/"ours.py")
+    director.export(tmp_path/"ours.py")                                  # its own picture it may write again
+    with pytest.raises(InputError, match="the name of a file, got None"): director.export(None)
+    director.close()

@@ -37,7 +37,11 @@ def studio(folder):
     with open(folder/"log", "w") as log:
         server = subprocess.Popen([sys.executable, "-m", "voila", *options, str(page), "--no-browser", f"--port={port}",
                                    "--show_tracebacks=True"], env=env, stdout=log, stderr=subprocess.STDOUT)
-        def kernels(): return sum("ipykernel" in " ".join(p.cmdline()) for p in psutil.Process(server.pid).children())
+        def kernels():
+            count = 0
+            for p in psutil.Process(server.pid).children():
+                with contextlib.suppress(psutil.Error): count += "ipykernel" in " ".join(p.cmdline())  # it may just end
+            return count
         try:
             for _ in range(600):
                 with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1): break

@@ -525,3 +525,19 @@ def test_an_item_of_many_digits(tmp_path, item):
     path.write_text(",".join(COLUMNS) + f"\n,{item},q,A,s,,1\n")
     with pytest.raises(InputError, match="row 2") as e: read_answers(path)
     assert len(str(e.value)) < 500
+
+
+@pytest.mark.parametrize("films, questions", [
+    ({"a": None, "b": None}, {"q": "?"}), ([[1], [2]], {"q": "?"}), ({1: [film(1)], "b": [film(2)]}, {"q": "?"}),
+    ({"a": [film(1)], "b": [film(2)]}, ["q"])])
+def test_what_is_no_study(films, questions):
+    with pytest.raises(ValueError, match="a dict"): Study(films, questions)
+
+
+def test_what_are_no_films_and_no_answers():
+    odd = Study({"a": [[film(1), torch.zeros(1, 40, 48, 3, dtype=torch.uint8)]], "b": [None]})
+    with pytest.raises(ValueError, match="all shots have one size"): as_film(odd.films["a"][0])
+    with pytest.raises(ValueError, match="give a tensor, a list of shots"): as_film(None)
+    study = Study(films("xy"))
+    for wrong in (None, dict.fromkeys(QUESTIONS), ["A"]):
+        with pytest.raises(ValueError, match="choices: a dict"): study.answer(0, wrong)

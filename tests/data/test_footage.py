@@ -521,3 +521,26 @@ def test_only_one_works_in_a_folder(raw, tmp_path):
         other.stdout.close()
     assert run(raw, out).made == ["good.mp4"]                        # the lock went with its owner
     assert run(raw, out).skipped == ["good.mp4"] and not (out/"done"/".lock").exists()
+
+
+def test_a_list_never_mixes_settings(raw, tmp_path):
+    film(raw/"other.mp4", (17, 13), seed=5)
+    captions(raw/"other.mp4", 2)
+    out = tmp_path/"out"
+    assert len(run(raw, out).made) == 2
+    (raw/"good.mp4").unlink()
+    again = run(raw, out, size=(64, 64))
+    assert again.made == ["other.mp4"] and "made with other settings" in again.bad["good.mp4"]
+    sizes = {read_video(clip.video).shape[1:3] for clip in load_clips(again.csv)}
+    assert sizes == {(64, 64)}
+
+
+def test_two_threads_in_one_folder(raw, tmp_path):
+    lock = footage.FolderLock(tmp_path/"out"/"done", "`prepare`")
+    (tmp_path/"out"/"done").mkdir(parents=True)
+    lock.take()
+    try:
+        with pytest.raises(InputError, match=f"another `prepare` works in .*process {os.getpid()}"):
+            run(raw, tmp_path/"out")
+    finally: lock.release()
+    assert run(raw, tmp_path/"out").made == ["good.mp4"]

@@ -505,3 +505,31 @@ def test_a_variant_that_is_not_there_names_those_that_are(pipe, tmp_path):
         ShotStreamPipeline.from_pretrained(tmp_path)
     with pytest.raises(OSError, match="no weights of variant 'ema': give no variant"):
         ShotStreamPipeline.from_pretrained("toy", variant="ema")
+
+
+@pytest.mark.parametrize("noise, says", [
+    (lambda k, s: torch.full(s, torch.nan), "not finite"), (lambda k, s: 1e6*torch.ones(s), "standard normal"),
+    ([lambda shape, start, step: torch.full(shape, torch.nan)], "not finite"), ([], "one for each of 1 shots, got 0")])
+def test_noise_that_would_make_a_black_film(pipe, noise, says):
+    with pytest.raises(InputError, match=says): pipe(PROMPTS[0], noise=noise, num_frames=1)
+
+
+@pytest.mark.parametrize("change, says", [
+    (lambda z: z*1e30, "standard normal"), (lambda z: z.to("meta"), "plain"), (lambda z: z.to_sparse(), "plain")])
+def test_initial_noise_that_is_none(pipe, change, says):
+    z = torch.randn(1, 1, *pipe.latent_shape(pipe.config.size))
+    with pytest.raises(InputError, match=says): pipe(PROMPTS[0], latents=change(z), num_frames=1)
+
+
+def test_callbacks_with_other_arguments_are_refused_before_any_work(pipe):
+    with pytest.raises(InputError, match=r"a function of \(pipe, step, timestep, tensors\)"):
+        pipe(PROMPTS[0], num_frames=1, callback_on_step_end=lambda a, b, c: None)
+
+
+@pytest.mark.parametrize("content", [None, "{}"])
+def test_a_tokenizer_that_has_lost_its_limit(pipe, tmp_path, content):
+    "It would pad to another length, and another film would come out"
+    pipe.save_pretrained(tmp_path)
+    file = tmp_path/"tokenizer"/"tokenizer_config.json"
+    file.unlink() if content is None else file.write_text(content)
+    with pytest.raises(InputError, match="tokenizer"): ShotStreamPipeline.from_pretrained(tmp_path)

@@ -163,7 +163,8 @@ def test_rounding_is_an_option(pipe):
     rounded = ShotStreamPipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.transformer,
                                  **{**PUBLISHED, "size": SIZE, "context_pixels": "uint8"})
     def two_shots(p): # latents: half a grey level of the context is seldom a whole one in the film
-        return p([prompt for prompt, _ in SHOTS[:2]], CAPTION, seed=SEED, num_frames=1, output_type="latent").shots
+        prompts = [prompt for prompt, _ in SHOTS[:2]]
+        return p(prompts, caption=CAPTION, seed=SEED, num_frames=1, output_type="latent").shots
     a, b = two_shots(pipe), two_shots(rounded)
     assert torch.equal(a[0], b[0]) and 0 < (a[1] - b[1]).abs().max() < .1
     with pytest.raises(ValueError, match="context_pixels"):

@@ -2,6 +2,7 @@
 """
 import math
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -257,3 +258,59 @@ def test_a_pinned_first_frame_takes_no_second_place(pipe):
         for _ in stream: pass
         latents = stream.history.context()[0][0]
         assert len(latents.flatten(1).unique(dim=0)) == len(latents)
+
+
+def told(pipe, changes, **settings):
+    "A story of nine short shots whose settings change before some of them; the last shot"
+    stream = pipe.stream(CAPTION, seed=3, keep_films=True, **settings)
+    for k in range(9):
+        if k in changes: stream.change(**changes[k])
+        stream.next_shot(PROMPT, latents=1)
+        film = torch.cat([f.video for f in stream])
+    return film
+
+
+def test_kept_films_may_be_pinned_later(pipe):
+    "However many shots came since: a director can, and so can the program that it exports"
+    plain, late = told(pipe, {}), told(pipe, {8: dict(pinned=((0, 0),))})
+    assert not torch.equal(plain, late)
+    director = Director(pipe, CAPTION, seed=3)
+    for _ in range(8): director.next_shot(PROMPT, latents=1)
+    director.wait()
+    director.change(pinned=((0, 0),))
+    director.next_shot(PROMPT, latents=1)
+    director.wait()
+    assert torch.equal(director.shots[-1].video, late)
+    director.close()
+
+
+@pytest.mark.parametrize("pin, says", [((6, 77), "the shot has 1"), ((0, 1), "the shot has 1")])
+def test_pins_that_cannot_be(pipe, pin, says):
+    stream, director = pipe.stream(CAPTION, keep_films=True), Director(pipe, CAPTION)
+    for _ in range(7):
+        stream.next_shot(PROMPT, latents=1)
+        director.next_shot(PROMPT, latents=1)
+    for _ in stream: pass
+    director.wait()
+    for who in (stream, director):
+        with pytest.raises(InputError, match=says): who.change(pinned=(pin,))
+        who.change(pinned=((7, 0),))                     # not made yet
+    director.close()
+
+
+def test_one_thread_takes_a_stream_s_frames(pipe):
+    stream, inside, go, said = pipe.stream(CAPTION), threading.Event(), threading.Event(), []
+    def wait(i, sigma, x0):
+        inside.set()
+        go.wait(20)
+        return x0
+    stream.on_step = wait
+    stream.next_shot(PROMPT, latents=1)
+    def take(): said.append(len(next(stream).video))
+    thread = threading.Thread(target=take)
+    thread.start()
+    inside.wait(20)
+    with pytest.raises(RuntimeError, match="another thread takes this stream's frames"): next(stream)
+    go.set()
+    thread.join()
+    assert said == [1]

@@ -1,5 +1,7 @@
 """Pixels for people and for models, pictures of any kind, and a stream's memory."""
 import numpy as np
+import warnings
+
 import pytest
 import torch
 from PIL import Image
@@ -95,3 +97,44 @@ def test_whole_shots_become_bytes(dtype):
     assert frames.shape == (2, 9, 16, 16, 3) and frames.dtype == torch.uint8 and video.requires_grad
     expected = ((video.detach().clamp(-1, 1) + 1)*127.5).round().permute(0, 2, 3, 4, 1)
     assert torch.equal(frames, expected.to(torch.uint8)) and 0 < (frames == 255).float().mean() < .9
+
+
+# pictures of other kinds
+
+def grey16(): return Image.fromarray(np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (64, 1)))
+
+
+def test_sixteen_bits_are_the_same_grey(tmp_path):
+    grey16().save(tmp_path/"g.png")
+    for picture in (grey16(), tmp_path/"g.png", grey16().convert("I")):
+        frame = as_frame(picture, (64, 64))
+        assert frame[0, 0].tolist() == [0]*3 and frame[0, -1].tolist() == [255]*3
+        assert (frame[0, :, 0].float() - torch.linspace(0, 255, 64)).abs().max() <= 1
+
+
+@pytest.mark.parametrize("picture", [Image.new("F", (8, 8), .5), Image.fromarray(np.full((8, 8), -5, np.int32)),
+                                     Image.fromarray(np.full((8, 8), 70000, np.int32)), Image.new("RGB", (0, 0))])
+def test_numbers_that_are_no_colours(picture):
+    with pytest.raises(InputError, match="nobody says what is white|shows nothing"): as_frame(picture, (8, 8))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_white(mode):
+    picture = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    picture.paste((0, 0, 255, 255), (0, 0, 4, 8))
+    frame = as_frame(picture.convert(mode), (8, 8))
+    assert frame[:, 5:].min() > 250 and frame[:, :3, 0].max() < 60
+
+
+def test_arrays_that_run_backwards_or_cannot_be_written():
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    locked = picture.copy()
+    locked.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(as_frame(picture[..., ::-1], (8, 8)), as_frame(picture[..., ::-1].copy(), (8, 8)))
+        assert torch.equal(as_frame(locked, (8, 8)), as_frame(picture, (8, 8)))
+
+
+def test_a_name_that_no_disk_takes():
+    with pytest.raises(InputError, match="no name of a file"): as_frame("a"*5000, (8, 8))
