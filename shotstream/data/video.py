@@ -7,7 +7,7 @@ __all__ = ['MAX_PIXELS', 'FPS', 'FILM_ENDS', 'THREADS', 'PLAYLISTS', 'as_frames'
            'film_writer', 'write_video', 'write_picture', 'open_film', 'frames_of', 'upright', 'read_video']
 
 # %% ../../nbs/backstage/data/video.ipynb #71972394
-import os
+import math, os
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
@@ -165,8 +165,12 @@ def frames_of(
     with open_film(path) as (film, stream):
         stream.thread_type = "AUTO"
         every = stream.codec_context.name in ("h264", "hevc", "mpeg4")    # one picture of each packet; not so in VP8
+        # it has no index that tells what is missing, and decoders would paint over it
+        broadcast, step = film.format.name == "mpegts", math.inf
+        if broadcast: stream.codec_context.options = {"err_detect": "explode"}
         for packet in film.demux(stream):
             if whole_start is None: whole_start = packet.is_keyframe
+            if packet.is_corrupt and (count or whole_start): raise _damage(path, count, now, "a broken packet")
             try: frames = packet.decode()
             except av.error.EOFError: frames = []
             except Exception as e:
@@ -181,6 +185,9 @@ def frames_of(
                 lost = [t for t in waiting if frame.pts is not None and t < frame.pts]
                 if lost and count: raise _damage(path, count, now, "a picture is missing")
                 waiting.difference_update([*lost, frame.pts])
+                if broadcast and count and frame.time is not None:       # these have one speed
+                    if frame.time - now > 1.5*step: raise _damage(path, count, now, "a picture is missing")
+                    step = min(step, frame.time - now) if frame.time > now else step
                 count, now = count + 1, frame.time or now
                 yield frame
         if count and waiting: raise _damage(path, count, now, "pictures are missing")
