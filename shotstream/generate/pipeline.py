@@ -180,6 +180,7 @@ def warn_of_stock(name:str): # Of the class that the weights were saved with
         "weights of a %s: they know no earlier shots, and need some fifty guided steps. Give ShotStream's own "
         "(weights=... or transformer=...), or what is filmed will be noise; its scheduler is not used either", name)
 
+# %% ../../nbs/13_pipeline.ipynb #5b7f68e6
 class LoadedPipeline(ShotComponents, DiffusionPipeline):
     "How a `ShotStreamPipeline` is loaded, moved, and made from other pipelines"
     @classmethod
