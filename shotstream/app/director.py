@@ -48,7 +48,7 @@ from ..data.script import FPS, Script, ShotPrompt, contact_sheet, save_script, w
 from ..data.video import write_picture
 from ..generate.components import ShotComponents, shot_seed
 from shotstream.generate.stream import (
-    Frames, History, PromptSwitch, RunningShot, Settings, ShotRequest, ContextFrames, Stream, check_caption,
+    Frames, History, PromptSwitch, RunningShot, Settings, ShotRequest, ContextFrames, Stream, check_caption, check_pins,
     length_in_latents)
 from ..model.pixels import as_frame
 
@@ -1325,11 +1325,9 @@ class DirectorRequests(Worker):
         """Other `Settings` for the shots to come; what waits already, and what is filmed again, keeps its own.
         `InputError` for what cannot be, and for pinned frames that a finished shot does not have"""
         with self.lock:
-            shots = self.timeline.shots
-            for k, f in self.settings.but(**settings).pinned:
-                if k < len(shots) and f >= len(shots[k].video):
-                    raise InputError(f"pinned: frame {f} of shot {k} is not there, the shot has {len(shots[k].video)}")
-            self.settings = self.settings.but(**settings)
+            new, shots = self.settings.but(**settings), self.timeline.shots
+            check_pins(new.pinned, {k: len(s.video) for k, s in enumerate(shots)}, len(shots))
+            self.settings = new
             self._wake()
 
     def stop(self):

@@ -375,20 +375,22 @@ def _make(maker, film):
         kinds = KINDS if row[1] not in names else KINDS[2:] if maker.vae is None else ()
         for kind in kinds: (maker.output/row[1]).with_suffix(kind).unlink(missing_ok=True)
 
-def _write_csv(maker)->dict: # {name of a film: why its clips are not listed}
+def _write_csv(maker)->tuple: # Names of films that are listed; {name of a film: why its clips are not}
     "One row per clip, of all films whose note has these settings: sizes, speeds and codecs are never mixed"
-    output, rows, others = maker.output, [], {}
+    output, rows, listed, others = maker.output, [], set(), {}
     for path in sorted((output/"done").glob("[!.]*.json")):
         note = _read_note(output, path)
         if not note: continue
         film, settings, *_ = note["from"]
-        if settings == _settings(maker): rows += note["rows"]
+        if settings == _settings(maker):
+            rows += note["rows"]
+            listed.add(film)
         else: others[film] = "its clips were made with other settings, and are not listed: give the film again"
-    if others and not rows: return {}                       # nothing came of the new settings: the older list stays
+    if others and not rows: return set(others), {}          # nothing came of the new settings: the older list stays
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([HEADER, *rows])
     write_text(output/"clips.csv", text.getvalue())
-    return others
+    return listed, others
 
 # %% ../../nbs/backstage/data/footage.ipynb #3b6fd51f
 @dataclass(frozen=True)
@@ -455,7 +457,7 @@ def prepare(
     _check_folders(folder, output)
     with foreign(output, "choose another folder", "cannot be made"): (output/"done").mkdir(parents=True, exist_ok=True)
     maker = ClipMaker(output, settings, caption, vae, codec_mark(vae))
-    made, skipped, kept = [], [], []
+    made, skipped = [], []
     films, bad = _films(folder)
     lock = FolderLock(output/"done", "`prepare`")
     lock.take(again=False)
@@ -468,12 +470,10 @@ def prepare(
             except (InputError, OSError) as e:
                 if getattr(e, "errno", None) in FULL: raise
                 bad[film.name] = _reason(e, film)
-                note = _read_note(output, _note(maker, film))
-                if note and (note["from"][1] == _settings(maker) or not made): kept.append(film.name)
     finally:
-        try: bad = _write_csv(maker) | bad
+        try: listed, others = _write_csv(maker)
         finally: lock.release()
-    return Prepared(output/"clips.csv", made, skipped, bad, tuple(kept))
+    return Prepared(output/"clips.csv", made, skipped, others | bad, tuple(name for name in bad if name in listed))
 
 def _reason(error, film): # In one line, without the film's own path: the report says it
     return " ".join(str(error).replace(f"{named(film)}: ", "").split("\n"))

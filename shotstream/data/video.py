@@ -185,8 +185,9 @@ def frames_of(
                 lost = [t for t in waiting if frame.pts is not None and t < frame.pts]
                 if lost and count: raise _damage(path, count, now, "a picture is missing")
                 waiting.difference_update([*lost, frame.pts])
-                if broadcast and count and frame.time is not None:       # these have one speed
-                    if frame.time - now > 1.5*step: raise _damage(path, count, now, "a picture is missing")
+                # these have one speed, or show some pictures half as long again (films at 24 per second)
+                if broadcast and count and frame.time is not None:
+                    if frame.time - now > 1.9*step: raise _damage(path, count, now, "a picture is missing")
                     step = min(step, frame.time - now) if frame.time > now else step
                 count, now = count + 1, frame.time or now
                 yield frame

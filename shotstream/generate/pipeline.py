@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import diffusers
@@ -32,7 +31,7 @@ from ..model.context import context_frames
 from ..model.pixels import as_frame
 from ..model.frame_table import first_shot_table, next_shot_table
 from ..data.script import MAX_FRAMES, Script, ShotPrompt, StoryError, check_script, load_script, parse_script
-from .stream import Settings, Stream, check_noise
+from .stream import Settings, Stream, check_noise, length_in_latents
 from ..model.flow import Guidance, Sampling, draw_sigma, shift_sigma
 from .student import STEPS, check_drawn, noise_source
 from .teacher import TOY_GUIDANCE, TOY_SAMPLING, TrainingOptions, sample_shot
@@ -394,9 +393,7 @@ class StoryInputs:
         if not shots or not all(p.strip() for p in shots): raise InputError("prompt: say for every shot who does what")
         self.check_size(size)
         for f in num_frames if isinstance(num_frames, list|tuple) else [num_frames]:
-            if f is not None and (not isinstance(f, Integral) or not 1 <= f <= MAX_FRAMES or f % 4 != 1):
-                raise InputError(f"num_frames: 1 + 4k, at most {MAX_FRAMES} for one shot, got "
-                                 f"{shown(repr(f) if isinstance(f, str) else f)}")
+            length_in_latents(num_frames=f)
         if output_type not in ("pt", "np", "pil", "latent"):
             raise InputError(f'output_type is "pt", "np", "pil" or "latent", got {shown(output_type)}')
         asked = callback_on_step_end_tensor_inputs

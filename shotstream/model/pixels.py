@@ -32,11 +32,9 @@ def to_uint8(
 def in_colour(picture:Image.Image)->Image.Image: # Mode "RGB"
     "Eight bits of red, green and blue; white shines through. `InputError` for floats, and for nothing at all"
     if 0 in picture.size: raise InputError(f"a picture of {picture.width} x {picture.height} pixels shows nothing")
-    if picture.mode == "F" or picture.mode.startswith("I"):
-        grey = np.asarray(picture)
-        if picture.mode == "F" or grey.min() < 0 or grey.max() > 65535:
-            raise InputError("a picture of floats or of 32-bit numbers: nobody says what is white; give 8 or 16 bits")
-        picture = Image.fromarray((grey/257).round().astype(np.uint8))
+    if picture.mode in ("F", "I"):
+        raise InputError("a picture of floats or of 32-bit numbers: nobody says what is white; give 8 or 16 bits")
+    if picture.mode.startswith("I;16"): picture = Image.fromarray((np.asarray(picture)/257).round().astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)

@@ -530,7 +530,7 @@ def test_a_list_never_mixes_settings(raw, tmp_path):
     assert len(run(raw, out).made) == 2
     (raw/"good.mp4").unlink()
     again = run(raw, out, size=(64, 64))
-    assert again.made == ["other.mp4"] and "made with other settings" in again.bad["good.mp4"]
+    assert again.made == ["other.mp4"] and "made with other settings" in again.bad["good.mp4"] and not again.kept
     sizes = {read_video(clip.video).shape[1:3] for clip in load_clips(again.csv)}
     assert sizes == {(64, 64)}
 
@@ -544,3 +544,17 @@ def test_two_threads_in_one_folder(raw, tmp_path):
             run(raw, tmp_path/"out")
     finally: lock.release()
     assert run(raw, tmp_path/"out").made == ["good.mp4"]
+
+
+def test_only_what_is_listed_counts_as_kept(raw, tmp_path):
+    "A film that fails before another is made in a new size: its clips leave the list, and that is said"
+    film(raw/"other.mp4", (17, 13), seed=5)
+    captions(raw/"other.mp4", 2)
+    out = tmp_path/"out"
+    run(raw, out)
+    (raw/"good.mp4").write_bytes(b"broken")
+    again = run(raw, out, size=(64, 64))
+    assert again.made == ["other.mp4"] and set(again.bad) == {"good.mp4"} and again.kept == ()
+    (raw/"other.mp4").write_bytes(b"broken")
+    same = run(raw, out, size=(64, 64))
+    assert same.kept == ("other.mp4",) and {c.video.name for c in load_clips(same.csv)} == {"other_000.mp4"}

@@ -217,9 +217,11 @@ def test_another_past_only_between_shots(pipe):
     stream.next_shot(PROMPT, latents=3)
     next(stream)
     with pytest.raises(RuntimeError, match="cut"): stream.restore([])
-    for _ in stream: pass
-    stream.restore([])
-    assert stream.history.count == 0
+    stream.cut()
+    stream.restore([])                                   # as the message says
+    assert stream.history.count == 0 and stream.running is None
+    stream.next_shot(PROMPT, latents=1)
+    assert [f.shot for f in stream] == [0]
     for wrong in (None, [1], "past"):
         with pytest.raises(InputError, match="a list of ContextFrames"): stream.restore(wrong)
     with pytest.raises(InputError, match="begin: a ShotRequest"): stream.begin(PROMPT)
